@@ -1,0 +1,5 @@
+//! The OCI runtime command line.
+
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,5 @@
+//! The supervisor of one instance.
+
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,380 @@
+//! What an instance is asked to be: the same words at every level of isolation.
+//!
+//! An [`InstanceConfig`] is what the user said (flags, an API request, a Compose service) merged
+//! with what the image says. It is written once when the instance is created and changes only by
+//! `update` and `rename`. How a level brings it about is the back end's business.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use isle_types::{ByteSize, Isolation, Signal};
+use serde::{Deserialize, Serialize};
+
+/// Everything that decides how an instance runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InstanceConfig {
+    /// The wall asked for.
+    pub isolation: Isolation,
+    /// The image as the user named it, for display. The store's id of it is in the record.
+    pub image: String,
+    /// What runs.
+    pub process: ProcessConfig,
+    /// The host name inside; the first twelve digits of the id when not given.
+    pub hostname: Option<String>,
+    /// The NIS domain name inside.
+    pub domainname: Option<String>,
+    /// `--label`, on top of the image's.
+    pub labels: BTreeMap<String, String>,
+    /// `--annotation`, handed to the OCI runtime.
+    pub annotations: BTreeMap<String, String>,
+    /// Binds, volumes and tmpfs, in the order they are mounted.
+    pub mounts: Vec<Mount>,
+    /// `--read-only`: the root file system cannot be written.
+    pub read_only_root: bool,
+    /// `--storage-opt size=`: the most that the writable layer may hold.
+    pub storage_size: Option<ByteSize>,
+    /// `--shm-size`, 64 MiB when not given.
+    pub shm_size: Option<ByteSize>,
+    /// Limits of memory, CPU, processes, I/O.
+    pub resources: Resources,
+    /// `--ulimit`.
+    pub ulimits: Vec<Ulimit>,
+    /// `--sysctl`.
+    pub sysctls: BTreeMap<String, String>,
+    /// `--oom-score-adj`, -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
+    /// `--device`.
+    pub devices: Vec<Device>,
+    /// Privileges and their opposite.
+    pub security: Security,
+    /// Which namespaces are shared with the host or another instance.
+    pub namespaces: Namespaces,
+    /// How the instance is connected.
+    pub network: NetworkMode,
+    /// `--dns`.
+    pub dns: Vec<IpAddr>,
+    /// `--dns-search`.
+    pub dns_search: Vec<String>,
+    /// `--dns-option`.
+    pub dns_options: Vec<String>,
+    /// `--add-host`: lines for `/etc/hosts`.
+    pub extra_hosts: Vec<(String, IpAddr)>,
+    /// When the supervisor starts it again.
+    pub restart: RestartPolicy,
+    /// How its health is found out; `None` when neither image nor user says.
+    pub health_check: Option<HealthCheck>,
+    /// What `stop` sends first; SIGTERM when neither image nor user says.
+    pub stop_signal: Option<Signal>,
+    /// How long `stop` waits before it kills; 10 s when not given.
+    pub stop_timeout: Option<Duration>,
+    /// Where its output goes.
+    pub log: LogConfig,
+    /// `--rm`: removed, with its anonymous volumes, once it has exited.
+    pub auto_remove: bool,
+}
+
+/// The process that is the instance.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessConfig {
+    /// `--entrypoint`. `None`: the image's. `Some(vec![])`: none, even if the image has one.
+    pub entrypoint: Option<Vec<String>>,
+    /// The arguments after the image's name. `None`: the image's (unless `entrypoint` is given).
+    pub command: Option<Vec<String>>,
+    /// `KEY=value`, on top of the image's.
+    pub env: Vec<String>,
+    /// `-w`; the image's, else `/`.
+    pub working_dir: Option<String>,
+    /// `-u`: `user[:group]`, names or numbers; the image's, else root.
+    pub user: Option<String>,
+    /// `--group-add`: names or numbers.
+    pub additional_groups: Vec<String>,
+    /// `-t`: a terminal of its own.
+    pub tty: bool,
+    /// `-i`: standard input stays open.
+    pub open_stdin: bool,
+    /// `--init`: a small init process reaps zombies and forwards signals.
+    pub init: bool,
+}
+
+/// One entry of the mount table, beside what every instance has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mount {
+    /// What is mounted.
+    pub source: MountSource,
+    /// Where, absolute, inside.
+    pub target: String,
+    /// Not writable from inside.
+    pub read_only: bool,
+}
+
+/// What can be mounted into an instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum MountSource {
+    /// A file or directory of the host.
+    Bind {
+        /// The absolute path on the host.
+        path: PathBuf,
+        /// `-v` makes a missing source a directory, `--mount` refuses it.
+        create_source: bool,
+        /// `private`, `rprivate`, `shared`, …; `rprivate` when not given.
+        propagation: Option<String>,
+        /// `--mount bind-recursive=disabled`: without the mounts below the source.
+        non_recursive: bool,
+    },
+    /// A named volume, made when it is not there.
+    Volume {
+        /// Its name; `None` for an anonymous one, which goes with the instance on `rm -v`.
+        name: Option<String>,
+        /// `volume-nocopy`: do not fill a new volume from the image.
+        no_copy: bool,
+    },
+    /// Memory.
+    Tmpfs {
+        /// `tmpfs-size`.
+        size: Option<ByteSize>,
+        /// `tmpfs-mode`, 0o1777 when not given.
+        mode: Option<u32>,
+        /// Further options of `--tmpfs`, as mount(8) spells them.
+        options: Vec<String>,
+    },
+}
+
+/// Limits. `None` means no limit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// `-m`.
+    pub memory: Option<ByteSize>,
+    /// `--memory-swap`: memory and swap together; `-1` is unlimited.
+    pub memory_swap: Option<i64>,
+    /// `--memory-reservation`.
+    pub memory_reservation: Option<ByteSize>,
+    /// `--cpus`, in billionths of a CPU.
+    pub nano_cpus: Option<u64>,
+    /// `--cpu-shares`, 2 to 262144.
+    pub cpu_shares: Option<u64>,
+    /// `--cpuset-cpus`, like `0-2,4`.
+    pub cpuset_cpus: Option<String>,
+    /// `--cpuset-mems`.
+    pub cpuset_mems: Option<String>,
+    /// `--pids-limit`; `-1` is unlimited.
+    pub pids_limit: Option<i64>,
+    /// `--blkio-weight`, 10 to 1000.
+    pub blkio_weight: Option<u16>,
+}
+
+/// `--ulimit name=soft[:hard]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// As setrlimit(2) without `RLIMIT_`, lower case: `nofile`.
+    pub name: String,
+    /// `-1` is unlimited.
+    pub soft: i64,
+    /// `-1` is unlimited.
+    pub hard: i64,
+}
+
+/// `--device host[:inside[:permissions]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    /// The node on the host, or a directory of nodes.
+    pub host_path: PathBuf,
+    /// Where it appears.
+    pub path: PathBuf,
+    /// Some of `rwm`.
+    pub permissions: String,
+}
+
+/// Privileges and their opposite.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Security {
+    /// `--privileged`.
+    pub privileged: bool,
+    /// `--cap-add`, without `CAP_`, upper case; `ALL` is allowed.
+    pub cap_add: Vec<String>,
+    /// `--cap-drop`, likewise.
+    pub cap_drop: Vec<String>,
+    /// `--security-opt no-new-privileges`.
+    pub no_new_privileges: bool,
+    /// `--security-opt seccomp=`.
+    pub seccomp: SeccompChoice,
+    /// `--security-opt apparmor=PROFILE`.
+    pub apparmor: Option<String>,
+    /// `--security-opt label=…`: SELinux; the values in order.
+    pub selinux: Vec<String>,
+    /// `--security-opt systempaths=unconfined`: nothing masked, nothing read-only below `/proc`.
+    pub unmask_system_paths: bool,
+}
+
+/// Which seccomp policy is in force.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeccompChoice {
+    /// Docker's default policy; none for a privileged instance.
+    #[default]
+    Default,
+    /// None.
+    Unconfined,
+    /// The text of a profile in Docker's JSON format.
+    Profile(String),
+}
+
+/// Which namespaces are shared.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Namespaces {
+    /// `--pid`.
+    pub pid: NamespaceMode,
+    /// `--ipc`.
+    pub ipc: NamespaceMode,
+    /// `--uts`.
+    pub uts: NamespaceMode,
+    /// `--cgroupns`.
+    pub cgroup: NamespaceMode,
+    /// `--userns`.
+    pub user: UserNamespace,
+}
+
+/// One namespace.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NamespaceMode {
+    /// Its own.
+    #[default]
+    Private,
+    /// The host's.
+    Host,
+    /// That of another instance (`container:NAME`), by name or id.
+    Instance(String),
+}
+
+/// `--userns`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UserNamespace {
+    /// As the level has it by default: the host's for a container started by root.
+    #[default]
+    Default,
+    /// The host's.
+    Host,
+    /// A range of its own, which no other instance has: `auto`, or `auto:size=N`.
+    Auto {
+        /// How many ids; 65536 when not given.
+        size: Option<u32>,
+    },
+}
+
+/// How an instance is connected.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// Loopback only.
+    #[default]
+    None,
+    /// The host's network.
+    Host,
+    /// The network of another instance (`container:NAME`).
+    Instance(String),
+}
+
+/// When the supervisor starts an instance again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartPolicy {
+    /// Never.
+    #[default]
+    No,
+    /// Always, also after a reboot.
+    Always,
+    /// Always, unless the user has stopped it.
+    UnlessStopped,
+    /// When it exits with another code than 0.
+    OnFailure {
+        /// At most that often; `None` without end.
+        max_retries: Option<u32>,
+    },
+}
+
+/// How the health of an instance is found out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// What is run inside. Exit code 0 is healthy.
+    pub test: HealthTest,
+    /// From the end of one check to the start of the next; 30 s.
+    pub interval: Duration,
+    /// A check that takes longer has failed; 30 s.
+    pub timeout: Duration,
+    /// Failures in this time after the start do not count; 0.
+    pub start_period: Duration,
+    /// From check to check during the start period; 5 s.
+    pub start_interval: Duration,
+    /// So many failures in a row make it unhealthy; 3.
+    pub retries: u32,
+    /// What happens when it becomes unhealthy.
+    pub on_unhealthy: OnUnhealthy,
+}
+
+/// The command of a health check.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthTest {
+    /// `NONE`, `--no-healthcheck`: not checked, whatever the image says.
+    Disabled,
+    /// `CMD`: run as it is.
+    Command(Vec<String>),
+    /// `CMD-SHELL`: run by `/bin/sh -c`.
+    Shell(String),
+}
+
+/// `--health-on-failure`, as Podman has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnhealthy {
+    /// It is only shown.
+    #[default]
+    None,
+    /// It is killed; the restart policy decides what follows.
+    Kill,
+    /// It is stopped and started again.
+    Restart,
+    /// It is stopped.
+    Stop,
+}
+
+/// Where the output goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogConfig {
+    /// The driver.
+    pub driver: LogDriver,
+    /// A file that has reached this size is rotated; 10 MiB.
+    pub max_size: ByteSize,
+    /// How many files are kept, the current one included; 3.
+    pub max_files: u32,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig {
+            driver: LogDriver::default(),
+            max_size: ByteSize(10 << 20),
+            max_files: 3,
+        }
+    }
+}
+
+/// What becomes of the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogDriver {
+    /// Docker's `json-file` format.
+    #[default]
+    JsonFile,
+    /// Thrown away; `logs` says so.
+    None,
+}

@@ -1,0 +1,24 @@
+//! Instances: what they are asked to be, what they are, and who looks after them.
+//!
+//! ```text
+//!  isle (command line) ── Engine ──┬── store   one row an instance in the state file
+//!                                  ├── image::Store
+//!                                  └── Unix socket ──> supervisor (isle-shim), one an instance
+//!                                                        └── Backend: container
+//! ```
+//!
+//! [`Engine`] is what every front door uses. It needs no daemon: it reads the store, and talks to
+//! the supervisor of an instance over a socket when something has to change. The supervisor
+//! ([`supervisor`]) is the parent of the instance's process; it owns its stdio, log, health,
+//! restart policy and exit code, and outlives whoever started it.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+mod engine;
+mod session;
+pub mod state;
+pub mod supervisor;
+
+pub use engine::*;
+pub use session::*;

@@ -1,0 +1,3 @@
+//! Client of the OCI distribution API, with credentials and mirrors.
+
+#![forbid(unsafe_code)]

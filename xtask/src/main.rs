@@ -1,0 +1,5 @@
+//! Tasks of the project: `cargo xtask <task>`.
+
+#![forbid(unsafe_code)]
+
+fn main() {}
