@@ -1,0 +1,142 @@
+//! What a level of isolation must be able to do.
+//!
+//! A back end lives in the supervisor of one instance and knows how its level makes, starts and
+//! ends what runs. Above this trait nothing asks which level it has; what a level cannot do it
+//! answers with [`Unsupported`].
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use isle_types::{Isolation, Signal};
+
+use crate::config::Resources;
+use crate::{ExecRequest, Stats, WindowSize};
+
+/// The standard streams that a new process is given.
+#[derive(Debug)]
+pub enum Stdio {
+    /// These three.
+    Streams {
+        /// Standard input.
+        stdin: OwnedFd,
+        /// Standard output.
+        stdout: OwnedFd,
+        /// Standard error.
+        stderr: OwnedFd,
+    },
+    /// A terminal inside; its master comes back in [`Process::terminal`].
+    Terminal {
+        /// Its first size, when known.
+        size: Option<WindowSize>,
+    },
+}
+
+/// A process that a back end has started.
+#[derive(Debug)]
+pub struct Process {
+    /// Its pid on the host; for a level with a kernel of its own that of the hypervisor.
+    pub pid: i32,
+    /// Readable once it has ended.
+    pub ended: OwnedFd,
+    /// The master of its terminal, when it has one.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// How a process ended, as waitpid(2) says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself, with this code.
+    Code(u8),
+    /// By a signal.
+    Signal(Signal),
+}
+
+/// Why a process could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StartError {
+    /// What failed, on what, and why: the whole chain, outermost first, joined by `: `.
+    pub message: String,
+    /// 127: not found, 126: cannot be executed, 125: all else.
+    pub exit_code: u8,
+}
+
+/// An operation that a level cannot do.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} is not possible at isolation level {isolation}: {reason}")]
+pub struct Unsupported {
+    /// The verb.
+    pub operation: &'static str,
+    /// The level.
+    pub isolation: Isolation,
+    /// Why, and the way round it.
+    pub reason: &'static str,
+}
+
+/// One instance at one level of isolation. Called by its supervisor only, which has one thread.
+pub trait Backend {
+    /// Makes everything that the instance needs and executes its program. May be called again
+    /// after [`Backend::clean_up`], for a restart.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left behind then.
+    fn start(&mut self, stdio: Stdio) -> Result<Process, StartError>;
+
+    /// Runs a further process inside.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    fn exec(&mut self, request: &ExecRequest, stdio: Stdio) -> Result<Process, StartError>;
+
+    /// Collects a process that has ended (its [`Process::ended`] is readable).
+    ///
+    /// # Errors
+    /// When it has not, or was collected before.
+    fn reap(&mut self, process: &Process) -> io::Result<Ended>;
+
+    /// Sends a signal to one process.
+    ///
+    /// # Errors
+    /// When it has ended.
+    fn signal(&mut self, process: &Process, signal: Signal) -> io::Result<()>;
+
+    /// Ends every process inside at once.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn kill_all(&mut self) -> io::Result<()>;
+
+    /// Freezes all processes.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn pause(&mut self) -> io::Result<()>;
+
+    /// Thaws them.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn resume(&mut self) -> io::Result<()>;
+
+    /// Changes limits; all or none.
+    ///
+    /// # Errors
+    /// When the host refuses a value.
+    fn update(&mut self, resources: &Resources) -> io::Result<()>;
+
+    /// One reading.
+    ///
+    /// # Errors
+    /// When nothing runs.
+    fn stats(&mut self) -> io::Result<Stats>;
+
+    /// Times since the start that the kernel killed something inside for lack of memory.
+    fn oom_kills(&mut self) -> u64;
+
+    /// Takes away what a run needed (cgroup, mounts, sockets), after its end and off the hot
+    /// path. Harmless when repeated, and able to finish what a killed supervisor began.
+    ///
+    /// # Errors
+    /// All that could not be taken away, in one error.
+    fn clean_up(&mut self) -> io::Result<()>;
+}
