@@ -378,3 +378,25 @@ pub enum LogDriver {
     /// Thrown away; `logs` says so.
     None,
 }
+
+/// A value that cannot be carried out, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid {field} {value:?}: {reason}")]
+pub struct ConfigError {
+    /// The flag, like `--memory`.
+    pub field: &'static str,
+    /// What it was given.
+    pub value: String,
+    /// What is wrong with it.
+    pub reason: String,
+    /// What to do.
+    pub hint: Option<&'static str>,
+}
+
+impl ConfigError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        self.hint
+    }
+}

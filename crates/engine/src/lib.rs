@@ -17,9 +17,16 @@
 pub mod backend;
 pub mod config;
 mod engine;
+mod lock;
+mod names;
+mod paths;
 mod session;
 pub mod state;
+mod store;
 pub mod supervisor;
 
 pub use engine::*;
+pub use lock::InstanceLock;
+pub use paths::Paths;
 pub use session::*;
+pub use store::{NewEvent, SCHEMA, Store, StoreError};

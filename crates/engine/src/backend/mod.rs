@@ -10,7 +10,8 @@ use std::os::fd::OwnedFd;
 use isle_types::{Isolation, Signal};
 
 use crate::config::Resources;
-use crate::{ExecRequest, Stats, WindowSize};
+use crate::state::Instance;
+use crate::{ExecRequest, Paths, Stats, WindowSize};
 
 /// The standard streams that a new process is given.
 #[derive(Debug)]
@@ -139,4 +140,14 @@ pub trait Backend {
     /// # Errors
     /// All that could not be taken away, in one error.
     fn clean_up(&mut self) -> io::Result<()>;
+}
+
+/// The back end of an instance's level of isolation, for its supervisor.
+///
+/// # Errors
+/// [`StartError`] when what the instance was made of is not there any more.
+pub fn open(instance: &Instance, _paths: &Paths) -> Result<Box<dyn Backend>, StartError> {
+    match instance.config.isolation {
+        Isolation::Container => todo!(),
+    }
 }

@@ -1,0 +1,260 @@
+//! What can go wrong, as a front door acts upon it.
+
+use std::io;
+use std::path::PathBuf;
+
+use isle_types::{InstanceId, InstanceName};
+
+use crate::backend::Unsupported;
+use crate::config::ConfigError;
+use crate::state::Status;
+use crate::store::StoreError;
+
+/// What went wrong. Variants are what a front door acts upon (exit code, HTTP status).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// No instance has that name, id or prefix.
+    #[error("no such instance: {name}")]
+    NoSuchInstance {
+        /// What the user gave.
+        name: String,
+        /// The name that is nearest to it, if one is near.
+        nearest: Option<String>,
+    },
+    /// The prefix fits more than one.
+    #[error("{prefix:?} fits several instances: {}", .candidates.join(", "))]
+    AmbiguousId {
+        /// What the user gave.
+        prefix: String,
+        /// Short ids of those that it fits.
+        candidates: Vec<String>,
+    },
+    /// The name belongs to another instance.
+    #[error("the name {name:?} is already in use by instance {owner}")]
+    NameInUse {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        owner: InstanceId,
+    },
+    /// A value of the configuration cannot be carried out.
+    #[error(transparent)]
+    InvalidConfig(#[from] ConfigError),
+    /// The verb does not fit what the instance is at this moment.
+    #[error("cannot {operation} instance {name}: it is {status}")]
+    WrongStatus {
+        /// The verb.
+        operation: &'static str,
+        /// Whose.
+        name: InstanceName,
+        /// What it is, as a word of `ps`.
+        status: &'static str,
+    },
+    /// It could not be started. The exit code is 125, 126 or 127, as Docker's.
+    #[error("{message}")]
+    CouldNotStart {
+        /// The whole chain, outermost first.
+        message: String,
+        /// 127: not found, 126: cannot be executed, 125: all else.
+        exit_code: u8,
+    },
+    /// The level of isolation cannot do it.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    /// A path inside is not there.
+    #[error("no such file or directory in instance {name}: {path}")]
+    NoSuchPath {
+        /// Whose file system.
+        name: InstanceName,
+        /// The path inside.
+        path: String,
+    },
+    /// A path inside cannot be used so.
+    #[error("cannot use {path} of instance {name}: {reason}")]
+    UnusablePath {
+        /// Whose file system.
+        name: InstanceName,
+        /// The path inside.
+        path: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// Its log driver keeps nothing.
+    #[error("instance {name} keeps no log: its log driver is none")]
+    NoLog {
+        /// Whose.
+        name: InstanceName,
+    },
+    /// A volume cannot be used or made.
+    #[error("cannot use volume {name:?}: {reason}")]
+    Volume {
+        /// Its name.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// ps(1) refused its options, or is not there.
+    #[error("cannot list the processes of instance {name}: {reason}")]
+    ProcessList {
+        /// Whose.
+        name: InstanceName,
+        /// What ps(1) said.
+        reason: String,
+    },
+    /// The supervisor did not do what it was asked, or is not to be reached.
+    #[error("cannot {operation} instance {name}: {reason}")]
+    Supervisor {
+        /// The verb.
+        operation: &'static str,
+        /// Whose.
+        name: InstanceName,
+        /// What it answered, or why it could not be reached.
+        reason: String,
+    },
+    /// The supervisor program is not there.
+    #[error("cannot find the supervisor program isle-shim")]
+    NoSupervisorProgram,
+    /// The state file cannot be used.
+    #[error(transparent)]
+    Store(StoreError),
+    /// The image store failed.
+    #[error("cannot use image {image}: {reason}")]
+    Image {
+        /// Its id or name.
+        image: String,
+        /// The whole chain, outermost first.
+        reason: String,
+    },
+    /// The host refused something.
+    #[error("cannot {operation} {path}")]
+    Io {
+        /// What was tried: `read`, `make the folder`, …
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+impl EngineError {
+    /// What the user can do about it, in one sentence.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            EngineError::NoSuchInstance { nearest, .. } => match nearest {
+                Some(nearest) => format!("did you mean {nearest}?"),
+                None => "isle ps --all lists all instances".to_owned(),
+            },
+            EngineError::AmbiguousId { .. } => "give more digits of the id, or the name".to_owned(),
+            EngineError::NameInUse { name, .. } => {
+                format!("remove it with isle rm {name}, rename it, or choose another --name")
+            }
+            EngineError::InvalidConfig(error) => return error.hint().map(str::to_owned),
+            EngineError::WrongStatus {
+                operation,
+                name,
+                status,
+            } => match (*operation, *status) {
+                ("remove", "running" | "paused" | "restarting") => {
+                    format!("stop it first with isle stop {name}, or use isle rm --force {name}")
+                }
+                (_, "paused") => format!("resume it first with isle unpause {name}"),
+                ("resume", _) => "only a paused instance can be resumed".to_owned(),
+                (_, "created" | "exited") => format!("start it first with isle start {name}"),
+                _ => return None,
+            },
+            EngineError::CouldNotStart { exit_code, .. } => match exit_code {
+                127 => "the program must be in the image: look at the command, --entrypoint and \
+                        PATH"
+                    .to_owned(),
+                126 => "the program must be an executable file for this architecture, with its \
+                        interpreter in the image"
+                    .to_owned(),
+                _ => return None,
+            },
+            EngineError::NoLog { .. } => {
+                "create the instance with --log-driver json-file to keep its output".to_owned()
+            }
+            EngineError::NoSupervisorProgram => {
+                "put isle-shim beside the isle program, or name it in $ISLE_SHIM".to_owned()
+            }
+            EngineError::Store(StoreError::Open(error)) => return error.hint().map(str::to_owned),
+            EngineError::ProcessList { .. } => {
+                "isle top INSTANCE [PS OPTIONS] needs ps(1) of the host (package procps)".to_owned()
+            }
+            EngineError::Io { source, path, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "run as root, or choose folders of your own with --root".to_owned()
+                }
+                io::ErrorKind::StorageFull => {
+                    format!("free some space on the file system of {}", path.display())
+                }
+                io::ErrorKind::ReadOnlyFilesystem => {
+                    "choose a writable folder with --root".to_owned()
+                }
+                _ => return None,
+            },
+            _ => return None,
+        };
+        Some(hint)
+    }
+
+    /// The exit code of a command that failed so: 125, 126 or 127 where nothing could be run as
+    /// asked, 1 for all else. (`isle run` ends with 125 for those too, as Docker's does.)
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            EngineError::CouldNotStart { exit_code, .. } => *exit_code,
+            EngineError::InvalidConfig(_)
+            | EngineError::NameInUse { .. }
+            | EngineError::Unsupported(_)
+            | EngineError::Volume { .. }
+            | EngineError::NoSupervisorProgram => 125,
+            _ => 1,
+        }
+    }
+
+    pub(crate) fn gone(id: &InstanceId) -> EngineError {
+        EngineError::NoSuchInstance {
+            name: id.short(),
+            nearest: None,
+        }
+    }
+
+    /// `map_err` for a system call on a path.
+    pub(crate) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> EngineError {
+        let path = path.into();
+        move |source| EngineError::Io {
+            operation,
+            path,
+            source,
+        }
+    }
+}
+
+impl From<StoreError> for EngineError {
+    fn from(error: StoreError) -> EngineError {
+        match error {
+            StoreError::NameInUse { name, owner } => EngineError::NameInUse { name, owner },
+            StoreError::Gone(id) => EngineError::gone(&id),
+            error => EngineError::Store(error),
+        }
+    }
+}
+
+/// The word that `ps` has for a status.
+pub(crate) const fn status_word(status: Status) -> &'static str {
+    match status {
+        Status::Created => "created",
+        Status::Running => "running",
+        Status::Paused => "paused",
+        Status::Restarting => "restarting",
+        Status::Exited => "exited",
+        Status::Removing => "removing",
+    }
+}

@@ -1,0 +1,70 @@
+//! [`Engine`]: what every front door uses.
+
+mod error;
+mod instances;
+mod requests;
+mod verbs_todo;
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+pub use error::*;
+pub use requests::*;
+
+use crate::Paths;
+use crate::store::Store;
+
+/// The engine, open on one root. Not shared between threads: open one a thread.
+#[derive(Debug)]
+pub struct Engine {
+    paths: Paths,
+    store: Store,
+    images: isle_image::Store,
+}
+
+impl Engine {
+    /// Opens the engine; makes its folders when they are not there; reconciles what the store says
+    /// with what lives (instances whose supervisor or host has died).
+    ///
+    /// # Errors
+    /// When the folders or the state file cannot be used.
+    pub fn open(paths: Paths) -> Result<Engine, EngineError> {
+        let store = match Store::open(&paths) {
+            Ok(store) => store,
+            // The first time ever: asked for only then, to save the system calls.
+            Err(_) if !paths.database().exists() => {
+                make_folder(&paths.root, 0o711)?;
+                Store::open(&paths)?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let images = isle_image::Store {};
+        Ok(Engine {
+            paths,
+            store,
+            images,
+        })
+    }
+
+    /// The image store on the same root.
+    #[must_use]
+    pub fn images(&self) -> &isle_image::Store {
+        &self.images
+    }
+
+    /// Where it keeps its things.
+    #[must_use]
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+}
+
+/// Makes a folder and those above it; one that is there stays as it is.
+pub(crate) fn make_folder(path: &Path, mode: u32) -> Result<(), EngineError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(EngineError::io("make the folder", path))
+}
