@@ -3,11 +3,13 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use crate::state::Exit;
 use isle_types::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::state::Exit;
 
 /// Size of a terminal in character cells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowSize {
     /// Lines.
     pub rows: u16,

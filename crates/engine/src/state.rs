@@ -5,18 +5,24 @@
 //! holds the instance's lock.
 //!
 //! ```text
-//!            start                 exit, no restart
-//!  created ─────────> running ───────────────────────> exited ──┐
-//!     │                │  ^  │                            │  ^  │ start
-//!     │          pause │  │  │ exit, restart policy       │  │  └──> running
-//!     │                v  │  v                            │  │
-//!     │             paused   restarting ── stop ──────────┼──┘
-//!     │                          │ start                  │
-//!     │                          └──> running             │
-//!     └───────────────── remove ─────────────────────────>│ remove
-//!                                                         v
-//!                                                      removing
+//!                 Start                    Exit, GiveUp
+//!   created ──────────────> running ─────────────────────> exited <──────┐
+//!    │  ^ │                 │ ^  │ ^                       │ ^  │        │ GiveUp
+//!    └──┘ │           Pause │ │  │ └───────────────────────┘ │  │        │
+//!  GiveUp │                 v │  │          Start            │  │        │
+//!         │           Resume  │  │ ExitThenRestart           │  │        │
+//!         │               paused └──────────────> restarting ──────> (Start: running)
+//!         │                 │  ExitThenRestart        ^      │  │   (ExitThenRestart: again)
+//!         │                 ├─────────────────────────┘      │  │
+//!         │                 └── Exit ────────────────────────┘  │ Remove
+//!         └────────────────────── Remove ────────────────────> removing
 //! ```
+//!
+//! `GiveUp` is the start that failed: a created instance stays created, as Docker has it, so that
+//! `ps` tells what has never run; and the end of waiting for a restart, by `stop` or because the
+//! policy allows no further one.
+
+use std::fmt;
 
 use isle_types::{InstanceId, InstanceName, Signal};
 use jiff::Timestamp;
@@ -40,6 +46,130 @@ pub enum Status {
     Exited,
     /// It is being taken away.
     Removing,
+}
+
+/// What can happen to an instance, as far as its [`Status`] is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StatusEvent {
+    /// Its process has been executed: by the user, or again by the restart policy.
+    Start,
+    /// It was frozen.
+    Pause,
+    /// It was thawed.
+    Resume,
+    /// Its process has ended, for good.
+    Exit,
+    /// Its process has ended, or could not be started again, and the restart policy will start it
+    /// once more.
+    ExitThenRestart,
+    /// It could not be started, or the wait for a restart is over without one.
+    GiveUp,
+    /// It is to be taken away.
+    Remove,
+}
+
+impl StatusEvent {
+    /// All of them.
+    pub const ALL: [StatusEvent; 7] = [
+        StatusEvent::Start,
+        StatusEvent::Pause,
+        StatusEvent::Resume,
+        StatusEvent::Exit,
+        StatusEvent::ExitThenRestart,
+        StatusEvent::GiveUp,
+        StatusEvent::Remove,
+    ];
+}
+
+/// A change that the present status does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot {} an instance that is {status}", self.verb())]
+pub struct Denied {
+    /// What it is.
+    pub status: Status,
+    /// What was to happen.
+    pub event: StatusEvent,
+}
+
+impl Denied {
+    fn verb(&self) -> &'static str {
+        match self.event {
+            StatusEvent::Start => "start",
+            StatusEvent::Pause => "pause",
+            StatusEvent::Resume => "unpause",
+            StatusEvent::Exit | StatusEvent::GiveUp => "end",
+            StatusEvent::ExitThenRestart => "restart",
+            StatusEvent::Remove => "remove",
+        }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match (self.event, self.status) {
+            (StatusEvent::Remove, Status::Running | Status::Paused | Status::Restarting) => {
+                Some("stop it first, or remove it by force (`rm -f`)")
+            }
+            (StatusEvent::Pause | StatusEvent::Resume, Status::Created | Status::Exited) => {
+                Some("start it first")
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Status {
+    /// All of them.
+    pub const ALL: [Status; 6] = [
+        Status::Created,
+        Status::Running,
+        Status::Paused,
+        Status::Restarting,
+        Status::Exited,
+        Status::Removing,
+    ];
+
+    /// The status after an event.
+    ///
+    /// # Errors
+    /// [`Denied`] when the event cannot happen to an instance of this status; nothing has changed
+    /// then.
+    pub const fn next(self, event: StatusEvent) -> Result<Status, Denied> {
+        use StatusEvent::{Exit, ExitThenRestart, GiveUp, Pause, Remove, Resume, Start};
+        Ok(match (self, event) {
+            (Status::Created | Status::Exited | Status::Restarting, Start)
+            | (Status::Paused, Resume) => Status::Running,
+            (Status::Running, Pause) => Status::Paused,
+            (Status::Running | Status::Paused, Exit | GiveUp)
+            | (Status::Restarting | Status::Exited, GiveUp) => Status::Exited,
+            (Status::Running | Status::Paused | Status::Restarting, ExitThenRestart) => {
+                Status::Restarting
+            }
+            (Status::Created, GiveUp) => Status::Created,
+            // Removing twice is harmless: whoever finishes first has won.
+            (Status::Created | Status::Exited | Status::Removing, Remove) => Status::Removing,
+            (status, event) => return Err(Denied { status, event }),
+        })
+    }
+
+    /// Is a supervisor to look after an instance of this status?
+    #[must_use]
+    pub const fn is_supervised(self) -> bool {
+        matches!(self, Status::Running | Status::Paused | Status::Restarting)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Restarting => "restarting",
+            Status::Exited => "exited",
+            Status::Removing => "removing",
+        })
+    }
 }
 
 /// Everything that changes while an instance lives.
@@ -147,4 +277,58 @@ pub struct Instance {
     pub config: InstanceConfig,
     /// What it is now.
     pub state: InstanceState,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The whole table, by hand: rows are statuses, columns are events in the order of `ALL`.
+    #[test]
+    fn every_status_answers_every_event() {
+        use Status::{Created, Exited, Paused, Removing, Restarting, Running};
+        #[rustfmt::skip]
+        let table = [
+            // Start, Pause, Resume, Exit, ExitThenRestart, GiveUp, Remove
+            (Created,    [Some(Running), None, None, None, None, Some(Created), Some(Removing)]),
+            (Running,    [None, Some(Paused), None, Some(Exited), Some(Restarting), Some(Exited), None]),
+            (Paused,     [None, None, Some(Running), Some(Exited), Some(Restarting), Some(Exited), None]),
+            (Restarting, [Some(Running), None, None, None, Some(Restarting), Some(Exited), None]),
+            (Exited,     [Some(Running), None, None, None, None, Some(Exited), Some(Removing)]),
+            (Removing,   [None, None, None, None, None, None, Some(Removing)]),
+        ];
+        for (status, answers) in table {
+            for (event, answer) in StatusEvent::ALL.into_iter().zip(answers) {
+                assert_eq!(status.next(event).ok(), answer, "{status} + {event:?}");
+                if let Err(denied) = status.next(event) {
+                    assert_eq!((denied.status, denied.event), (status, event));
+                    assert!(denied.to_string().contains(&status.to_string()));
+                }
+            }
+        }
+        assert_eq!(table.map(|(status, _)| status), Status::ALL);
+    }
+
+    proptest! {
+        #[test]
+        fn no_sequence_leaves_the_life_cycle(events in prop::collection::vec(0..7_usize, 0..60)) {
+            let mut status = Status::Created;
+            let mut has_run = false;
+            for event in events.into_iter().map(|at| StatusEvent::ALL[at]) {
+                let before = status;
+                if let Ok(next) = status.next(event) {
+                    status = next;
+                    has_run |= event == StatusEvent::Start;
+                    // Only a start makes it run, and only what runs not can be removed.
+                    prop_assert!(status != Status::Running
+                        || matches!(event, StatusEvent::Start | StatusEvent::Resume));
+                    prop_assert!(status != Status::Removing || !before.is_supervised());
+                }
+                prop_assert!(before != Status::Removing || status == Status::Removing);
+                prop_assert!(has_run || matches!(status, Status::Created | Status::Removing));
+            }
+        }
+    }
 }

@@ -22,7 +22,8 @@ pub struct CreateRequest {
 }
 
 /// Which streams a front door attaches to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct AttachRequest {
     /// Send standard input.
     pub stdin: bool,
@@ -36,6 +37,7 @@ pub struct AttachRequest {
 
 /// What [`Engine::exec`] runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ExecRequest {
     /// Program and arguments.
     pub args: Vec<String>,
@@ -56,7 +58,8 @@ pub struct ExecRequest {
 }
 
 /// What [`Engine::wait`] waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum WaitCondition {
     /// Not running: returns at once for one that is not.
     NotRunning,
@@ -104,7 +107,8 @@ pub struct LogEntry {
 }
 
 /// One reading of what an instance uses.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Stats {
     /// CPU time used, all CPUs together.
     pub cpu: Duration,
