@@ -8,6 +8,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod users;
+
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,1 +1,12 @@
 //! Typed Linux system calls that rustix does not have. The only crate with `unsafe`.
+//!
+//! - [`launch`]: a new process that carries out a prepared list of steps in namespaces of its own
+//!   and then executes a program (clone3(2), and all that may happen before execve(2)).
+//! - [`mount`]: mount_setattr(2), and new mounts from the caller's own namespace.
+//! - [`process`]: the few calls that a runtime's parent process needs.
+//!
+//! Calls return [`std::io::Result`] and own their descriptors, which are close-on-exec.
+
+pub mod launch;
+pub mod mount;
+pub mod process;

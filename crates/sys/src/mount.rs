@@ -1,0 +1,124 @@
+//! Attributes of mounts: mount_setattr(2).
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Reading only.
+pub const RDONLY: u64 = 0x1;
+/// Set-user-id bits mean nothing.
+pub const NOSUID: u64 = 0x2;
+/// Device nodes cannot be opened.
+pub const NODEV: u64 = 0x4;
+/// Nothing can be executed.
+pub const NOEXEC: u64 = 0x8;
+/// All bits that say how access times are kept.
+pub const ATIME: u64 = 0x70;
+/// Access times relative to the modification time; the absence of other [`ATIME`] bits.
+pub const RELATIME: u64 = 0x0;
+/// No access times.
+pub const NOATIME: u64 = 0x10;
+/// Always access times.
+pub const STRICTATIME: u64 = 0x20;
+/// No access times on directories.
+pub const NODIRATIME: u64 = 0x80;
+/// Ids are mapped as a user namespace says.
+pub const IDMAP: u64 = 0x0010_0000;
+/// Symbolic links are not followed.
+pub const NOSYMFOLLOW: u64 = 0x0020_0000;
+
+/// `MS_UNBINDABLE`
+pub const UNBINDABLE: u64 = 1 << 17;
+/// `MS_PRIVATE`
+pub const PRIVATE: u64 = 1 << 18;
+/// `MS_SLAVE`
+pub const SLAVE: u64 = 1 << 19;
+/// `MS_SHARED`
+pub const SHARED: u64 = 1 << 20;
+
+/// What to change about a mount. The same as `struct mount_attr` of linux/mount.h.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Attributes {
+    /// Bits to set.
+    pub set: u64,
+    /// Bits to clear. To set one of [`ATIME`], clear all of them.
+    pub clear: u64,
+    /// One of [`PRIVATE`], [`SLAVE`], [`SHARED`], [`UNBINDABLE`], or 0: as it is.
+    pub propagation: u64,
+    user_namespace: u64,
+}
+
+impl Attributes {
+    /// Bits to set and to clear, and a propagation type.
+    #[must_use]
+    pub const fn new(set: u64, clear: u64, propagation: u64) -> Attributes {
+        Attributes {
+            set,
+            clear,
+            propagation,
+            user_namespace: 0,
+        }
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.set == 0 && self.clear == 0 && self.propagation == 0
+    }
+}
+
+fn set(fd: i32, path: &CStr, recursive: bool, attributes: &Attributes) -> io::Result<()> {
+    let mut flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW;
+    if recursive {
+        flags |= libc::AT_RECURSIVE;
+    }
+    // SAFETY: the path and the structure are valid for the call, and the size is the structure's.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd,
+            path.as_ptr(),
+            flags,
+            std::ptr::from_ref(attributes),
+            size_of::<Attributes>(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Changes the mount that a descriptor refers to, see mount_setattr(2).
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn set_attributes(
+    mount: BorrowedFd<'_>,
+    recursive: bool,
+    attributes: &Attributes,
+) -> io::Result<()> {
+    set(mount.as_raw_fd(), c"", recursive, attributes)
+}
+
+/// Maps the ids of a mount that is attached nowhere as `user_namespace` does, see
+/// mount_setattr(2), "ID-mapped mounts".
+///
+/// # Errors
+/// When the file system cannot do it (`EINVAL`), or the mount is attached.
+pub fn map_ids(
+    mount: BorrowedFd<'_>,
+    recursive: bool,
+    user_namespace: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let attributes = Attributes {
+        set: IDMAP,
+        clear: 0,
+        propagation: 0,
+        // a descriptor is never negative
+        user_namespace: user_namespace.as_raw_fd().unsigned_abs().into(),
+    };
+    set(mount.as_raw_fd(), c"", recursive, &attributes)
+}
