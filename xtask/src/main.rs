@@ -2,4 +2,71 @@
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod bench;
+mod command;
+mod demo;
+mod images;
+mod lint;
+mod place;
+mod programs;
+mod setup;
+mod test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Tasks of the project.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the tasks need (xtask/debian-packages.txt).
+    Setup,
+    /// Build the programs, static and optimized, to target/isle/.
+    Build,
+    /// Lints, unit tests, end-to-end tests.
+    Test(test::Arguments),
+    /// Formatting, clippy, and cargo deny.
+    Lint,
+    /// Make a real image, run it, send it a request, show what happened.
+    Demo,
+    /// Benchmarks beside crun, runc, Podman and Docker.
+    Bench {
+        /// Handed to the benchmark program; `--help` shows what it takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Make example images: root file systems and what `isle import` needs to know.
+    Images {
+        /// Folders of examples/; all when none is given.
+        names: Vec<String>,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().task {
+        Task::Setup => setup::install(&["build", "demo", "test", "bench"]),
+        Task::Build => programs::build(programs::Profile::Release).map(|programs| {
+            println!("{}", programs.folder.display());
+        }),
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Lint => {
+            setup::install(&["build", "test"])?;
+            lint::run()
+        }
+        Task::Demo => demo::run(),
+        Task::Bench { arguments } => bench::run(&arguments),
+        Task::Images { names } => {
+            setup::install(&["build", "demo"])?;
+            for image in images::make(&names)? {
+                println!("{}", image.display());
+            }
+            Ok(())
+        }
+    }
+}

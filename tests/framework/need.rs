@@ -1,0 +1,81 @@
+//! What a test needs of the host, and whether it is there.
+
+use std::path::{Path, PathBuf};
+
+use crate::world::Program;
+
+/// Something that not every host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Isle itself: the reference does this otherwise, or not at all.
+    Isle,
+    /// Limits of memory.
+    CgroupMemory,
+    /// Limits of the number of processes.
+    CgroupPids,
+    /// Shares and quotas of the CPU.
+    CgroupCpu,
+    /// `podman` on the path.
+    Podman,
+    /// `skopeo` on the path.
+    Skopeo,
+    /// `buildah` on the path.
+    Buildah,
+    /// `dockerd`, `containerd` and `docker` on the path.
+    Docker,
+    /// `docker-registry` on the path.
+    Registry,
+    /// `runc` on the path, as the reference of the OCI command line.
+    Runc,
+}
+
+impl Need {
+    /// Why it is not there, or `None` when it is.
+    #[must_use]
+    pub fn missing(self) -> Option<String> {
+        match self {
+            Need::Isle => match Program::from_environment() {
+                Program::Isle(_) => None,
+                Program::Podman => Some("the reference does this otherwise".into()),
+            },
+            Need::CgroupMemory => missing_controller("memory"),
+            Need::CgroupPids => missing_controller("pids"),
+            Need::CgroupCpu => missing_controller("cpu"),
+            Need::Podman => missing_program("podman"),
+            Need::Skopeo => missing_program("skopeo"),
+            Need::Buildah => missing_program("buildah"),
+            Need::Docker => ["docker", "dockerd", "containerd", "runc"]
+                .into_iter()
+                .find_map(missing_program),
+            Need::Registry => missing_program("docker-registry"),
+            Need::Runc => missing_program("runc"),
+        }
+    }
+}
+
+/// Where a program is on the path.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+}
+
+fn missing_program(name: &str) -> Option<String> {
+    match find_program(name) {
+        Some(_) => None,
+        None => Some(format!("{name} is not installed")),
+    }
+}
+
+fn missing_controller(name: &str) -> Option<String> {
+    if Path::new("/sys/fs/cgroup").join(name).is_dir() {
+        return None;
+    }
+    let controllers =
+        std::fs::read_to_string("/sys/fs/cgroup/cgroup.subtree_control").unwrap_or_default();
+    if controllers.split_whitespace().any(|found| found == name) {
+        return None;
+    }
+    Some(format!("the host has no cgroup controller {name}"))
+}

@@ -1,0 +1,101 @@
+//! Runs the tests of one feature, at every level, and counts what was skipped and why.
+
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::{Level, Need, World, leaks};
+
+/// One test.
+#[derive(Clone, Copy, Debug)]
+pub struct Story {
+    /// A sentence.
+    pub name: &'static str,
+    /// Without which it is skipped.
+    pub needs: &'static [Need],
+    /// What happens in it.
+    pub tell: fn(&World),
+}
+
+/// Makes the `main` of a test program from the names of its tests, each with what it needs.
+#[macro_export]
+macro_rules! stories {
+    ($($name:ident $([$($need:expr),+])?),+ $(,)?) => {
+        fn main() -> ::std::process::ExitCode {
+            $crate::main(&[$($crate::Story {
+                name: stringify!($name),
+                needs: &[$($($need),+)?],
+                tell: $name,
+            }),+])
+        }
+    };
+}
+
+/// Runs the stories as the command line says (that of libtest).
+#[must_use]
+pub fn main(stories: &[Story]) -> ExitCode {
+    let arguments = Arguments::from_args();
+    let mut trials = Vec::new();
+    let mut skipped = Vec::new();
+    for level in Level::ALL {
+        for story in stories {
+            let reason = if rustix::process::geteuid().is_root() {
+                story.needs.iter().find_map(|need| need.missing())
+            } else {
+                Some("not root".to_owned())
+            };
+            if let Some(reason) = &reason {
+                skipped.push(format!("{} [{}]: {reason}", story.name, level.word()));
+            }
+            let story = *story;
+            let trial = Trial::test(story.name, move || tell(story, level))
+                .with_kind(level.word())
+                .with_ignored_flag(reason.is_some());
+            trials.push(trial);
+        }
+    }
+    if !arguments.list {
+        report_skipped(&skipped);
+    }
+    let before = leaks::cgroups();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let left = leaks::cgroups_left_since(&before);
+    if left.is_empty() {
+        return conclusion.exit_code();
+    }
+    for cgroup in left {
+        eprintln!("left behind: control group {}", cgroup.display());
+    }
+    ExitCode::FAILURE
+}
+
+/// Skips are seen: on standard error, and in the file that `cargo xtask test` prints at its end.
+fn report_skipped(skipped: &[String]) {
+    for line in skipped {
+        eprintln!("skipped: {line}");
+    }
+    if let Some(path) = std::env::var_os("ISLE_TEST_SKIPPED") {
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path);
+        if let Ok(mut file) = file {
+            for line in skipped {
+                let _ = writeln!(file, "{line}");
+            }
+        }
+    }
+}
+
+fn tell(story: Story, level: Level) -> Result<(), Failed> {
+    let world = World::new(level);
+    let told = catch_unwind(AssertUnwindSafe(|| (story.tell)(&world)));
+    let left = world.end();
+    match told {
+        Err(panic) => resume_unwind(panic),
+        Ok(()) if left.is_empty() => Ok(()),
+        Ok(()) => Err(format!("left behind:\n  {}", left.join("\n  ")).into()),
+    }
+}

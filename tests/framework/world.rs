@@ -1,0 +1,326 @@
+//! A state root of its own for one test.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{Invocation, Level, leaks};
+
+/// The program under test.
+#[derive(Clone, Debug)]
+pub(crate) enum Program {
+    /// `isle`, at this path.
+    Isle(PathBuf),
+    /// The reference.
+    Podman,
+}
+
+impl Program {
+    /// `$ISLE_TEST_REFERENCE`, else `$ISLE_BIN`, else the program beside the test program.
+    pub(crate) fn from_environment() -> Program {
+        match std::env::var("ISLE_TEST_REFERENCE") {
+            Ok(name) if name == "podman" => return Program::Podman,
+            Ok(name) if !name.is_empty() => panic!("no reference named {name:?}: podman is one"),
+            _ => {}
+        }
+        Program::Isle(program("isle", "ISLE_BIN"))
+    }
+}
+
+/// A program of the workspace: what the variable names, else the one beside the test program
+/// (`target/debug/deps/../isle`).
+pub(crate) fn program(name: &str, variable: &str) -> PathBuf {
+    let path = match std::env::var_os(variable) {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let test = std::env::current_exe().expect("a program knows where it is");
+            let deps = test.parent().expect("a program is in a folder");
+            deps.parent().expect("cargo's deps folder").join(name)
+        }
+    };
+    assert!(
+        path.is_file(),
+        "{} is not there: build it (`cargo build --bins`) or say where it is in ${variable}",
+        path.display()
+    );
+    path
+}
+
+/// Everything of one test: its state root, the images in it, the level it runs at.
+#[derive(Debug)]
+pub struct World {
+    level: Level,
+    program: Program,
+    /// Short, because a Unix socket's path may have no more than 107 bytes.
+    folder: TempDir,
+    images: RefCell<BTreeSet<String>>,
+}
+
+impl World {
+    pub(crate) fn new(level: Level) -> World {
+        let folder = tempfile::Builder::new()
+            .prefix("isle-test-")
+            .tempdir_in("/var/tmp")
+            .expect("/var/tmp can be written");
+        for name in ["root", "run", "files"] {
+            std::fs::create_dir(folder.path().join(name)).expect("a new folder is empty");
+        }
+        let program = Program::from_environment();
+        if matches!(program, Program::Podman) {
+            // Podman's own default exceeds the hard limit of hosts that lower it.
+            let limits =
+                "[containers]\ndefault_ulimits = [\"nofile=1024:4096\", \"nproc=1024:4096\"]\n";
+            std::fs::write(folder.path().join("containers.conf"), limits).expect("writable");
+        }
+        World {
+            level,
+            program,
+            folder,
+            images: RefCell::default(),
+        }
+    }
+
+    /// The level that instances run at.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// `ISLE_ROOT`.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.folder.path().join("root")
+    }
+
+    /// `ISLE_RUN`.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    /// A folder for the test's own files, gone when it ends.
+    #[must_use]
+    pub fn files(&self) -> PathBuf {
+        self.folder.path().join("files")
+    }
+
+    /// Writes one of the test's own files and returns its path.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.files().join(name);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).expect("the test's own folder can be written");
+        }
+        std::fs::write(&path, content).expect("the test's own folder can be written");
+        path.to_string_lossy().into_owned()
+    }
+
+    /// `isle` with these arguments. `run` and `create` get `--isolation`.
+    pub fn isle<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Invocation {
+        let mut command = self.command();
+        let mut arguments = arguments.into_iter();
+        if let Some(verb) = arguments.next() {
+            command.arg(verb.as_ref());
+            let makes_instance = verb.as_ref() == "run" || verb.as_ref() == "create";
+            if makes_instance && matches!(self.program, Program::Isle(_)) {
+                command.args(["--isolation", self.level.word()]);
+            }
+        }
+        for argument in arguments {
+            command.arg(argument.as_ref());
+        }
+        Invocation::new(command)
+    }
+
+    /// The program and its global options.
+    fn command(&self) -> Command {
+        let mut command = match &self.program {
+            Program::Isle(path) => {
+                let mut command = Command::new(path);
+                command
+                    .env("ISLE_ROOT", self.root())
+                    .env("ISLE_RUN", self.run());
+                command
+            }
+            Program::Podman => {
+                let mut command = Command::new("podman");
+                command
+                    .arg("--root")
+                    .arg(self.root())
+                    .arg("--runroot")
+                    .arg(self.run())
+                    .arg("--tmpdir")
+                    .arg(self.folder.path().join("podman"))
+                    .args(["--cgroup-manager", "cgroupfs", "--runtime", "runc"])
+                    .args(["--events-backend", "file"])
+                    .env(
+                        "CONTAINERS_CONF",
+                        self.folder.path().join("containers.conf"),
+                    );
+                command
+            }
+        };
+        // The user's own settings and registries must not matter.
+        command
+            .env("HOME", self.files())
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("DOCKER_CONFIG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The smallest image, made by `examples/busybox`.
+    pub fn busybox(&self) -> String {
+        self.image("busybox")
+    }
+
+    /// An image of `examples/`, in this world's store; returns its name.
+    ///
+    /// # Panics
+    /// When it cannot be made or imported.
+    pub fn image(&self, name: &str) -> String {
+        if self.images.borrow_mut().insert(name.to_owned()) {
+            let example = Example::get(name);
+            let mut arguments = vec!["import".to_owned()];
+            for change in example.changes {
+                let is_known =
+                    matches!(self.program, Program::Isle(_)) || !change.starts_with("HEALTHCHECK");
+                if is_known {
+                    arguments.extend(["--change".to_owned(), change]);
+                }
+            }
+            arguments.extend([example.rootfs, name.to_owned()]);
+            self.isle(arguments).succeeds();
+        }
+        name.to_owned()
+    }
+
+    /// What `inspect` says of an instance or image.
+    ///
+    /// # Panics
+    /// When there is none, or the answer is not JSON.
+    pub fn inspect(&self, name: &str) -> Value {
+        let text = self.isle(["inspect", name]).succeeds();
+        let value: Value = serde_json::from_str(&text).expect("inspect prints JSON");
+        value[0].clone()
+    }
+
+    /// `{{.State.Status}}` of an instance; empty when there is none.
+    #[must_use]
+    pub fn status(&self, name: &str) -> String {
+        let outcome = self
+            .isle(["inspect", "--format", "{{.State.Status}}", name])
+            .run();
+        outcome.stdout().trim().to_owned()
+    }
+
+    /// Waits until an instance has this status.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn wait_for_status(&self, name: &str, status: &str) {
+        crate::wait_for(&format!("{name} is {status}"), || {
+            self.status(name) == status
+        });
+    }
+
+    /// Waits until the log of an instance contains this text.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn wait_for_log(&self, name: &str, text: &str) {
+        crate::wait_for(&format!("{text:?} in the log of {name}"), || {
+            let outcome = self.isle(["logs", name]).run();
+            outcome.stdout().contains(text) || outcome.stderr().contains(text)
+        });
+    }
+
+    /// Removes all instances, then the root; returns what was left behind.
+    pub(crate) fn end(self) -> Vec<String> {
+        let list = self.isle(["ps", "-aq", "--no-trunc"]).run();
+        let ids: Vec<String> = list.stdout().lines().map(str::to_owned).collect();
+        let mut left = Vec::new();
+        if !ids.is_empty() {
+            let mut arguments = vec!["rm".to_owned(), "-f".to_owned(), "-v".to_owned()];
+            arguments.extend(ids.iter().cloned());
+            let outcome = self.isle(&arguments).run();
+            if outcome.code() != 0 {
+                left.push(format!(
+                    "instances: rm -f -v failed: {}",
+                    outcome.stderr().trim()
+                ));
+            }
+        }
+        if matches!(self.program, Program::Podman) {
+            let _ = self.isle(["system", "reset", "--force"]).run();
+            return left;
+        }
+        left.extend(leaks::after(self.folder.path(), &ids));
+        left
+    }
+
+    /// The world's own folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// An image of `examples/`, as `cargo xtask images` made it.
+struct Example {
+    rootfs: String,
+    changes: Vec<String>,
+}
+
+impl Example {
+    fn get(name: &str) -> Example {
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .expect("tests/ is a folder of the checkout");
+        let cache = match std::env::var_os("ISLE_EXAMPLES_CACHE") {
+            Some(folder) => checkout.join(folder),
+            None => checkout.join("target/examples-cache"),
+        };
+        let description = cache.join(format!("{name}.json"));
+        if !description.is_file() {
+            make(checkout, name);
+        }
+        let text = std::fs::read(&description)
+            .unwrap_or_else(|error| panic!("cannot read {}: {error}", description.display()));
+        let value: Value = serde_json::from_slice(&text).expect("xtask writes JSON");
+        let text = |value: &Value| value.as_str().expect("xtask writes text").to_owned();
+        Example {
+            rootfs: text(&value["rootfs"]),
+            changes: value["changes"]
+                .as_array()
+                .expect("xtask writes a list")
+                .iter()
+                .map(text)
+                .collect(),
+        }
+    }
+}
+
+/// `cargo test` alone makes the images that `make test` makes beforehand.
+fn make(checkout: &Path, name: &str) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock();
+    let status = Command::new("cargo")
+        .args(["xtask", "images", name])
+        .current_dir(checkout)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "`cargo xtask images {name}` failed"
+    );
+}

@@ -1,0 +1,82 @@
+//! Builds the programs as they are shipped: static.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{command, place};
+
+/// The programs of `bin/`.
+pub const NAMES: [&str; 3] = ["isle", "isle-shim", "isle-oci"];
+
+/// How they are compiled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Quick to build: for tests.
+    Debug,
+    /// Quick to run: for everything else.
+    Release,
+}
+
+/// What was built.
+pub struct Programs {
+    /// Where they are, side by side.
+    pub folder: PathBuf,
+}
+
+impl Programs {
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+/// The triple that the compiler itself runs on.
+pub fn host_target() -> Result<String> {
+    let version = command::output(Command::new("rustc").arg("-vV"))?;
+    version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .map(str::to_owned)
+        .context("`rustc -vV` names no host")
+}
+
+/// `cargo <verb>` with the flags of a static build. `--target` is what keeps those flags away from
+/// procedural macros, which have to stay dynamic.
+pub fn cargo(verb: &str, profile: Profile) -> Result<Command> {
+    let mut cargo = Command::new(place::cargo());
+    cargo
+        .current_dir(place::checkout())
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .args([verb, "--locked", "--target", &host_target()?]);
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
+    Ok(cargo)
+}
+
+/// Builds the programs. Optimized ones are copied to `target/isle/`, where they are easy to find.
+pub fn build(profile: Profile) -> Result<Programs> {
+    let mut cargo = cargo("build", profile)?;
+    for name in NAMES {
+        cargo.args(["--bin", name]);
+    }
+    command::run(&mut cargo)?;
+    let built = place::target().join(host_target()?).join(match profile {
+        Profile::Debug => "debug",
+        Profile::Release => "release",
+    });
+    if profile == Profile::Debug {
+        return Ok(Programs { folder: built });
+    }
+    let folder = place::target().join("isle");
+    fs::create_dir_all(&folder)?;
+    for name in NAMES {
+        // A running program's file cannot be written, only replaced.
+        let partial = folder.join(format!("{name}.partial"));
+        fs::copy(built.join(name), &partial)?;
+        fs::rename(&partial, folder.join(name))?;
+    }
+    Ok(Programs { folder })
+}
