@@ -2,6 +2,36 @@
 
 #![forbid(unsafe_code)]
 
-/// The store, open on one root.
-#[derive(Debug)]
-pub struct Store {}
+mod compression;
+mod digest;
+mod failpoint;
+mod folders;
+mod image;
+mod ingest;
+mod limits;
+mod manifest;
+mod nearest;
+mod pipe;
+mod platform;
+mod progress;
+mod reference;
+mod schema;
+mod store;
+mod sweep;
+mod tar_reader;
+mod tree;
+mod unpack;
+
+pub use compression::{Compression, UnsupportedCompression};
+pub use digest::{Algorithm, Digest, DigestError, Hasher};
+pub use image::{ConfigError, DockerConfig, Healthcheck, Image, parse_config};
+pub use ingest::{ImagePlan, Ingest, IngestError, LayerStart, LayerTask, LayerWriter, StoredLayer};
+pub use limits::{LIMITS, Limits};
+pub use manifest::{Document, ManifestError, choose, parse_manifest};
+pub use platform::{Platform, PlatformError};
+pub use progress::{Event, Phase, Progress, Silent};
+pub use reference::{Reference, ReferenceError};
+pub use schema::SCHEMA;
+pub use store::{FindError, Store, StoreError, TagError};
+pub use tar_reader::{Data, Entry, EntryKind, TarError, TarReader};
+pub use unpack::{UnpackError, UnpackOptions, Unpacked, unpack};

@@ -118,6 +118,9 @@ pub enum EngineError {
     /// The state file cannot be used.
     #[error(transparent)]
     Store(StoreError),
+    /// The image store.
+    #[error(transparent)]
+    Images(#[from] isle_image::StoreError),
     /// The image store failed.
     #[error("cannot use image {image}: {reason}")]
     Image {
@@ -180,6 +183,7 @@ impl EngineError {
             EngineError::NoSupervisorProgram => {
                 "put isle-shim beside the isle program, or name it in $ISLE_SHIM".to_owned()
             }
+            EngineError::Images(error) => return error.hint(),
             EngineError::Store(StoreError::Open(error)) => return error.hint().map(str::to_owned),
             EngineError::ProcessList { .. } => {
                 "isle top INSTANCE [PS OPTIONS] needs ps(1) of the host (package procps)".to_owned()

@@ -39,7 +39,9 @@ impl Engine {
             }
             Err(error) => return Err(error.into()),
         };
-        let images = isle_image::Store {};
+        let database = isle_database::Database::open(&paths.database(), &[isle_image::SCHEMA])
+            .map_err(crate::store::StoreError::Open)?;
+        let images = isle_image::Store::open(&paths.root, database)?;
         Ok(Engine {
             paths,
             store,
