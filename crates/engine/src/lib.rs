@@ -19,6 +19,7 @@ pub mod config;
 mod engine;
 mod lock;
 pub mod log;
+mod merge;
 mod names;
 mod paths;
 mod protocol;
@@ -26,6 +27,9 @@ mod session;
 pub mod state;
 mod store;
 pub mod supervisor;
+mod tree;
+mod validate;
+mod volume;
 
 pub use engine::*;
 pub use lock::InstanceLock;

@@ -2,9 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
-
-use oci_spec::runtime::{Capability, LinuxSeccomp};
+use oci_spec::runtime::{Capabilities, LinuxSeccomp};
 
 /// A profile in Docker's JSON format (`includes`, `excludes`, `archMap`, …).
 #[derive(Clone, Debug)]
@@ -53,7 +51,7 @@ impl Profile {
 
     /// The policy for a process with these capabilities on this architecture and kernel.
     #[must_use]
-    pub fn resolve(&self, _bounding: &BTreeSet<Capability>) -> LinuxSeccomp {
+    pub fn resolve(&self, _bounding: &Capabilities) -> LinuxSeccomp {
         todo!()
     }
 }

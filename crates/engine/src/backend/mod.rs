@@ -4,6 +4,8 @@
 //! ends what runs. Above this trait nothing asks which level it has; what a level cannot do it
 //! answers with [`Unsupported`].
 
+pub(crate) mod container;
+
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -146,8 +148,8 @@ pub trait Backend {
 ///
 /// # Errors
 /// [`StartError`] when what the instance was made of is not there any more.
-pub fn open(instance: &Instance, _paths: &Paths) -> Result<Box<dyn Backend>, StartError> {
+pub fn open(instance: &Instance, paths: &Paths) -> Result<Box<dyn Backend>, StartError> {
     match instance.config.isolation {
-        Isolation::Container => todo!(),
+        Isolation::Container => Ok(Box::new(container::Container::open(instance, paths)?)),
     }
 }

@@ -1,0 +1,385 @@
+//! What the specification of a container depends on besides the instance: users of the image,
+//! namespaces of other instances, devices, volumes, and what the host can do.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use isle_types::InstanceId;
+use oci_spec::runtime::Process as SpecProcess;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::devices::{self, Node};
+use super::spec::{self, Identity, Joined};
+use super::{capabilities, failed};
+use crate::backend::StartError;
+use crate::config::{InstanceConfig, MountSource, NamespaceMode, NetworkMode};
+use crate::state::{Instance, Status};
+use crate::store::Store;
+use crate::{ExecRequest, InstanceLock, Paths, volume};
+
+/// The facts, and the descriptors that keep them true.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    inner: spec::Facts,
+    /// Namespaces of other instances, which the paths in `inner` go through.
+    _held: Vec<OwnedFd>,
+}
+
+impl std::ops::Deref for Facts {
+    type Target = spec::Facts;
+
+    fn deref(&self) -> &spec::Facts {
+        &self.inner
+    }
+}
+
+impl Facts {
+    /// Finds out all that there is to know. Makes the instance's volumes, and bind sources that
+    /// are to be made.
+    ///
+    /// # Errors
+    /// When something that was asked for is not there.
+    pub(crate) fn gather(
+        instance: &Instance,
+        paths: &Paths,
+        rootfs: BorrowedFd<'_>,
+    ) -> Result<Facts, StartError> {
+        let config = &instance.config;
+        let mut held = Vec::new();
+        let joined = joined(config, paths, &mut held)?;
+        let devices = devices_of(config)?;
+        let needs_host_name =
+            config.namespaces.uts == NamespaceMode::Host || config.network == NetworkMode::Host;
+        let counts_swap = config.resources.memory.is_some() && counts_swap();
+        let init = match config.process.init {
+            true => Some(init_program()?),
+            false => None,
+        };
+        let process = &config.process;
+        let user = identity(rootfs, process.user.as_deref(), &process.additional_groups)?;
+        let sources = sources(instance, paths, rootfs)?;
+        let inner = spec::Facts {
+            user,
+            available: available_capabilities()
+                .map_err(failed("cannot read the capabilities of this process"))?,
+            host_name: match needs_host_name {
+                true => host_name(),
+                false => String::new(),
+            },
+            joined,
+            devices,
+            files: files_folder(config, paths, &instance.id, &mut held)?,
+            sources,
+            counts_swap,
+            init,
+            id_range: None,
+        };
+        Ok(Facts { inner, _held: held })
+    }
+
+    /// The process of an exec, and the facts that hold for it.
+    ///
+    /// # Errors
+    /// When its user is not there.
+    pub(crate) fn for_exec(
+        &self,
+        instance: &Instance,
+        request: &ExecRequest,
+        pid: i32,
+    ) -> Result<(SpecProcess, spec::Facts), StartError> {
+        let mut config = instance.config.clone();
+        let mut facts = self.inner.clone();
+        if let Some(user) = &request.user {
+            let root = openat(
+                CWD,
+                format!("/proc/{pid}/root"),
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .map_err(|errno| failed("cannot look into the instance")(io::Error::from(errno)))?;
+            // As Docker: the groups of --group-add are the first process's alone.
+            facts.user = identity(root.as_fd(), Some(user), &[])?;
+        }
+        config.process.tty = request.tty;
+        config.process.env.extend(request.env.iter().cloned());
+        config.security.privileged |= request.privileged;
+        let instance = Instance {
+            config,
+            ..instance.clone()
+        };
+        let mut process = spec::process(&instance.config, &facts);
+        let working_dir = [&request.working_dir, &instance.config.process.working_dir]
+            .into_iter()
+            .flatten()
+            .find(|dir| !dir.is_empty());
+        process
+            .set_terminal(Some(request.tty))
+            .set_args(Some(request.args.clone()))
+            .set_env(Some(spec::environment(&instance, &facts)))
+            .set_cwd(PathBuf::from(working_dir.map_or("/", String::as_str)));
+        Ok((process, facts))
+    }
+}
+
+/// Looks a user up in the root file system.
+fn identity(
+    rootfs: BorrowedFd<'_>,
+    user: Option<&str>,
+    groups: &[String],
+) -> Result<Identity, StartError> {
+    let user = isle_runtime::users::resolve(rootfs, user.unwrap_or_default(), groups)
+        .map_err(failed("cannot find the user"))?;
+    Ok(Identity {
+        uid: user.uid,
+        gid: user.gid,
+        additional_gids: user.groups,
+        home: user.home,
+    })
+}
+
+/// What this process may give away, see capget(2).
+pub(crate) fn available_capabilities() -> io::Result<oci_spec::runtime::Capabilities> {
+    let sets = rustix::thread::capabilities(None)?;
+    Ok(capabilities::of_mask(sets.permitted.bits()))
+}
+
+/// Whether swap can be limited by control groups here. Version 2 can wherever the kernel has swap.
+pub(crate) fn counts_swap() -> bool {
+    let exists = |path: &str| Path::new(path).exists();
+    exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+        || (exists("/sys/fs/cgroup/cgroup.controllers") && exists("/proc/swaps"))
+}
+
+fn host_name() -> String {
+    let names = rustix::system::uname();
+    names.nodename().to_string_lossy().into_owned()
+}
+
+fn devices_of(config: &InstanceConfig) -> Result<Vec<Node>, StartError> {
+    let mut nodes = match config.security.privileged {
+        true => devices::of_host().map_err(failed("cannot list the devices of the host"))?,
+        false => Vec::new(),
+    };
+    for device in &config.devices {
+        let what = format!(
+            "cannot give access to device {}",
+            device.host_path.display()
+        );
+        nodes.extend(devices::resolve(device).map_err(failed(&what))?);
+    }
+    Ok(nodes)
+}
+
+/// The program of `--init`: isle-init, beside this program or where `$ISLE_INIT` says.
+fn init_program() -> Result<PathBuf, StartError> {
+    let given = std::env::var_os("ISLE_INIT").map(PathBuf::from);
+    let path = given.or_else(|| {
+        let own = fs::read_link("/proc/self/exe").ok()?;
+        Some(own.parent()?.join("isle-init"))
+    });
+    match path.filter(|path| path.is_file()) {
+        Some(path) => Ok(path),
+        None => Err(StartError {
+            message: "cannot find the program isle-init for --init: put it beside isle-shim, or \
+                      name it in $ISLE_INIT"
+                .to_owned(),
+            exit_code: 125,
+        }),
+    }
+}
+
+/// Another instance, held by its first process so that its pid cannot come to mean another one.
+struct Other {
+    pid: i32,
+}
+
+fn running_instance(
+    store: &Store,
+    paths: &Paths,
+    name: &str,
+    what: &str,
+) -> Result<(Other, OwnedFd), StartError> {
+    let fail = |reason: &str| StartError {
+        message: format!("cannot join the {what} of instance {name}: {reason}"),
+        exit_code: 125,
+    };
+    let find = || -> Result<Option<Instance>, StartError> {
+        let found = match name.parse::<InstanceId>() {
+            Ok(id) => store.get(&id),
+            Err(_) => store.by_name(name),
+        };
+        found.map_err(failed("cannot read the state file"))
+    };
+    let other = find()?.ok_or_else(|| fail("there is no such instance"))?;
+    let is_running = |other: &Instance| {
+        matches!(other.state.status, Status::Running | Status::Paused)
+            && InstanceLock::is_held(paths, &other.id).unwrap_or(false)
+    };
+    let pid = other.state.pid.filter(|_| is_running(&other));
+    let pid = pid.ok_or_else(|| fail("it is not running; start it first"))?;
+    let process = Pid::from_raw(pid)
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        .ok_or_else(|| fail("it has just ended"))?;
+    // Still the same now that it is held: then it was its process all the time.
+    match find()?.is_some_and(|again| again.state.pid == Some(pid)) {
+        true => Ok((Other { pid }, process)),
+        false => Err(fail("it has just ended")),
+    }
+}
+
+fn joined(
+    config: &InstanceConfig,
+    paths: &Paths,
+    held: &mut Vec<OwnedFd>,
+) -> Result<Joined, StartError> {
+    let mut joined = Joined::default();
+    let network = match &config.network {
+        NetworkMode::Instance(name) => Some(name),
+        NetworkMode::None | NetworkMode::Host => None,
+    };
+    fn of(mode: &NamespaceMode) -> Option<&String> {
+        match mode {
+            NamespaceMode::Instance(name) => Some(name),
+            NamespaceMode::Private | NamespaceMode::Host => None,
+        }
+    }
+    let namespaces = &config.namespaces;
+    let asked = [
+        (network, "net", "network", &mut joined.network),
+        (
+            of(&namespaces.pid),
+            "pid",
+            "process namespace",
+            &mut joined.pid,
+        ),
+        (of(&namespaces.ipc), "ipc", "IPC namespace", &mut joined.ipc),
+        (of(&namespaces.uts), "uts", "UTS namespace", &mut joined.uts),
+        (
+            of(&namespaces.cgroup),
+            "cgroup",
+            "cgroup namespace",
+            &mut joined.cgroup,
+        ),
+    ];
+    let mut store = None;
+    for (name, file, what, path) in asked {
+        let Some(name) = name else { continue };
+        let store = match &mut store {
+            Some(store) => store,
+            none => {
+                let opened = Store::open(paths).map_err(failed("cannot read the state file"))?;
+                none.insert(opened)
+            }
+        };
+        let (other, process) = running_instance(store, paths, name, what)?;
+        let namespace = openat(
+            CWD,
+            format!("/proc/{}/ns/{file}", other.pid),
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|errno| {
+            failed(&format!("cannot join the {what} of instance {name}"))(io::Error::from(errno))
+        })?;
+        *path = Some(PathBuf::from(format!(
+            "/proc/self/fd/{}",
+            namespace.as_raw_fd()
+        )));
+        held.extend([namespace, process]);
+    }
+    Ok(joined)
+}
+
+/// The folder of hosts, hostname and resolv.conf: that of the instance whose network is shared.
+fn files_folder(
+    config: &InstanceConfig,
+    paths: &Paths,
+    id: &InstanceId,
+    _held: &mut Vec<OwnedFd>,
+) -> Result<PathBuf, StartError> {
+    let NetworkMode::Instance(name) = &config.network else {
+        return Ok(paths.instance(id));
+    };
+    match name.parse::<InstanceId>() {
+        Ok(other) => Ok(paths.instance(&other)),
+        Err(error) => Err(failed("cannot share the network")(error)),
+    }
+}
+
+/// What each mount of the configuration binds; `None` for tmpfs.
+fn sources(
+    instance: &Instance,
+    paths: &Paths,
+    rootfs: BorrowedFd<'_>,
+) -> Result<Vec<Option<PathBuf>>, StartError> {
+    let mut sources = Vec::with_capacity(instance.config.mounts.len());
+    for mount in &instance.config.mounts {
+        sources.push(match &mount.source {
+            MountSource::Tmpfs { .. } => None,
+            MountSource::Bind {
+                path,
+                create_source,
+                ..
+            } => {
+                let what = format!("cannot mount {}", path.display());
+                match fs::symlink_metadata(path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound && *create_source => {
+                        fs::create_dir_all(path).map_err(failed(&what))?;
+                    }
+                    found => {
+                        found.map_err(failed(&what))?;
+                    }
+                }
+                Some(path.clone())
+            }
+            MountSource::Volume { name, no_copy } => {
+                let name = name.as_deref().unwrap_or_default();
+                let what = format!("cannot use volume {name}");
+                let data = volume::prepare(
+                    paths,
+                    name,
+                    (!no_copy).then_some((rootfs, mount.target.as_str())),
+                )
+                .map_err(failed(&what))?;
+                Some(data)
+            }
+        });
+    }
+    Ok(sources)
+}
+
+/// What the host as a whole has used and has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HostUsage {
+    pub(crate) cpu: Duration,
+    pub(crate) online_cpus: u32,
+    pub(crate) memory_bytes: u64,
+}
+
+impl HostUsage {
+    /// From `/proc/stat` and sysinfo(2).
+    ///
+    /// # Errors
+    /// When `/proc/stat` cannot be read.
+    pub(crate) fn read() -> io::Result<HostUsage> {
+        let stat = fs::read_to_string("/proc/stat")?;
+        let first = stat.lines().next().unwrap_or_default();
+        // user nice system idle iowait irq softirq steal, in ticks of 10 ms; see proc_stat(5).
+        let ticks = first.split_whitespace().skip(1).take(8);
+        let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+        let is_cpu = |line: &&str| {
+            line.strip_prefix("cpu")
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        let info = rustix::system::sysinfo();
+        Ok(HostUsage {
+            cpu: Duration::from_millis(ticks * 10),
+            online_cpus: stat.lines().filter(is_cpu).count() as u32,
+            memory_bytes: info.totalram as u64 * u64::from(info.mem_unit),
+        })
+    }
+}

@@ -1,0 +1,328 @@
+//! Level `container`: the host's kernel, kept apart by namespaces, cgroups, capabilities and
+//! seccomp.
+//!
+//! ```text
+//!  Instance ─┐
+//!            ├─ spec::specification ──> runtime spec ──> isle_runtime::Plan ──> process
+//!  Facts ────┘                                              ^
+//!  image layers ── rootfs::Overlay ── detached mount ───────┘
+//! ```
+
+mod capabilities;
+mod devices;
+mod facts;
+mod files;
+mod limits;
+mod mounts;
+mod rootfs;
+mod spec;
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use isle_cgroup::{Cgroup, Layout};
+use isle_runtime::{Options, Plan, Rootfs};
+use isle_types::Signal;
+use oci_spec::runtime::Spec;
+use rustix::process::{WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+
+pub(crate) use capabilities::by_name as capability_by_name;
+pub(crate) use facts::available_capabilities;
+pub(crate) use limits::rlimit_type;
+pub(crate) use rootfs::{Overlay, upper};
+
+use super::{Backend, Ended, Process, StartError, Stdio};
+use crate::config::{NetworkMode, Resources};
+use crate::state::Instance;
+use crate::store::Store;
+use crate::{ExecRequest, Paths, Stats};
+use facts::Facts;
+
+/// The back end of one instance.
+#[derive(Debug)]
+pub(crate) struct Container {
+    instance: Instance,
+    paths: Paths,
+    /// The image's layers, topmost first.
+    layers: Vec<PathBuf>,
+    layout: Layout,
+    running: Option<Running>,
+}
+
+/// What a run has until it is cleaned up.
+#[derive(Debug)]
+struct Running {
+    spec: Spec,
+    facts: Facts,
+    cgroup: Arc<Cgroup>,
+    init: OwnedFd,
+    pid: i32,
+}
+
+/// The whole chain of an error, outermost first.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// `map_err` for what fails before the runtime has its turn: exit code 125.
+fn failed<E: std::error::Error>(what: &str) -> impl FnOnce(E) -> StartError {
+    move |error| StartError {
+        message: format!("{what}: {}", chain(&error)),
+        exit_code: 125,
+    }
+}
+
+fn launch_failed(error: &isle_runtime::LaunchError) -> StartError {
+    StartError {
+        message: chain(error),
+        exit_code: error.exit_code(),
+    }
+}
+
+impl Container {
+    /// The back end of an instance whose row is in the store.
+    pub(crate) fn open(instance: &Instance, paths: &Paths) -> Result<Container, StartError> {
+        let store = Store::open(paths).map_err(failed("cannot read the state file"))?;
+        let layers = store
+            .layers(&instance.id)
+            .map_err(failed("cannot find the image's layers"))?;
+        Ok(Container {
+            instance: instance.clone(),
+            paths: paths.clone(),
+            layers: layers.iter().map(|layer| paths.root.join(layer)).collect(),
+            layout: Layout::detect().map_err(failed("cannot use control groups"))?,
+            running: None,
+        })
+    }
+
+    fn overlay(&self) -> Overlay {
+        Overlay {
+            layers: self.layers.clone(),
+            writable: Some(self.paths.instance(&self.instance.id)),
+            is_volatile: self.instance.config.auto_remove,
+        }
+    }
+
+    fn running(&self) -> io::Result<&Running> {
+        self.running
+            .as_ref()
+            .ok_or_else(|| io::Error::other("nothing runs"))
+    }
+}
+
+impl Backend for Container {
+    fn start(&mut self, stdio: Stdio) -> Result<Process, StartError> {
+        let instance = &self.instance;
+        let rootfs = self
+            .overlay()
+            .mount()
+            .map_err(failed("cannot mount the root file system"))?;
+        let facts = Facts::gather(instance, &self.paths, rootfs.as_fd())?;
+        files::write(
+            &facts.files,
+            &spec::hostname(instance, &facts.host_name),
+            &instance.config,
+        )
+        .map_err(failed("cannot write the instance's own files"))?;
+        let spec = spec::specification(instance, &facts);
+
+        let options = Options {
+            id: instance.id.to_string(),
+            bundle: self.paths.instance(&instance.id),
+            ..Options::default()
+        };
+        let plan = Plan::new(&spec, options).map_err(failed("cannot run this configuration"))?;
+        let limits = spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.resources().clone());
+        let cgroup = Cgroup::create(
+            &self.layout,
+            &spec::cgroup_path(instance),
+            &limits.unwrap_or_default(),
+        )
+        .map_err(failed("cannot make the control group"))?;
+        let cgroup = Arc::new(cgroup);
+        let launched = plan
+            .create(
+                Rootfs::Detached(rootfs),
+                Some(Arc::clone(&cgroup)),
+                stdio.into(),
+            )
+            .and_then(isle_runtime::Created::start);
+        let child = match launched {
+            Ok(child) => child,
+            Err(error) => {
+                // The runtime has ended its process; the group is empty.
+                let _ = cgroup.kill_all();
+                let _ = cgroup.remove();
+                return Err(launch_failed(&error));
+            }
+        };
+        let init = child
+            .pidfd
+            .try_clone()
+            .map_err(failed("cannot hold the process"))?;
+        self.running = Some(Running {
+            spec,
+            facts,
+            cgroup,
+            init,
+            pid: child.pid,
+        });
+        Ok(Process {
+            pid: child.pid,
+            ended: child.pidfd,
+            terminal: child.terminal,
+        })
+    }
+
+    fn exec(&mut self, request: &ExecRequest, stdio: Stdio) -> Result<Process, StartError> {
+        let running = self.running().map_err(failed("cannot run a process"))?;
+        let (process, facts) = running
+            .facts
+            .for_exec(&self.instance, request, running.pid)?;
+        let policy = spec::seccomp(&self.instance.config.security, &facts);
+        let program = policy.as_ref().map(isle_seccomp::compile).transpose();
+        let program = program.map_err(failed("cannot compile the seccomp policy"))?;
+        let child = isle_runtime::exec(
+            running.init.as_fd(),
+            &running.spec,
+            &process,
+            Some(&running.cgroup),
+            program.as_deref(),
+            stdio.into(),
+        )
+        .map_err(|error| launch_failed(&error))?;
+        Ok(Process {
+            pid: child.pid,
+            ended: child.pidfd,
+            terminal: child.terminal,
+        })
+    }
+
+    fn reap(&mut self, process: &Process) -> io::Result<Ended> {
+        let id = WaitId::PidFd(process.ended.as_fd());
+        let status = waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?
+            .ok_or_else(|| io::Error::other("it has not ended"))?;
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Ok(Ended::Code(code as u8)),
+            (None, Some(signal)) => Signal::from_number(signal)
+                .map(Ended::Signal)
+                .map_err(io::Error::other),
+            (None, None) => Err(io::Error::other("it has neither exited nor been killed")),
+        }
+    }
+
+    fn signal(&mut self, process: &Process, signal: Signal) -> io::Result<()> {
+        // Real-time signals too: rustix takes them only as raw numbers.
+        let signal = rustix::process::Signal::from_named_raw(signal.number())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(pidfd_send_signal(&process.ended, signal)?)
+    }
+
+    fn kill_all(&mut self) -> io::Result<()> {
+        self.running()?.cgroup.kill_all()
+    }
+
+    fn pause(&mut self) -> io::Result<()> {
+        self.running()?.cgroup.freeze()
+    }
+
+    fn resume(&mut self) -> io::Result<()> {
+        self.running()?.cgroup.thaw()
+    }
+
+    fn update(&mut self, resources: &Resources) -> io::Result<()> {
+        let limits = limits::resources(resources, facts::counts_swap(), None);
+        self.running()?.cgroup.update(&limits)
+    }
+
+    fn stats(&mut self) -> io::Result<Stats> {
+        let running = self.running()?;
+        let read = running.cgroup.stats()?;
+        let host = facts::HostUsage::read()?;
+        Ok(Stats {
+            cpu: read.cpu,
+            system_cpu: host.cpu,
+            online_cpus: host.online_cpus,
+            memory_bytes: read
+                .memory_usage_bytes
+                .saturating_sub(read.memory_inactive_file_bytes),
+            memory_limit_bytes: match read.memory_limit_bytes {
+                Some(limit) => limit.min(host.memory_bytes),
+                None => host.memory_bytes,
+            },
+            network: match self.instance.config.network {
+                NetworkMode::None => Some(network_bytes(running.pid)?),
+                NetworkMode::Host | NetworkMode::Instance(_) => None,
+            },
+            block_io: (read.io_read_bytes, read.io_write_bytes),
+            pids: read.pids,
+        })
+    }
+
+    fn oom_kills(&mut self) -> u64 {
+        let stats = self.running.as_ref().map(|running| running.cgroup.stats());
+        stats
+            .and_then(Result::ok)
+            .map_or(0, |stats| stats.oom_kills)
+    }
+
+    fn clean_up(&mut self) -> io::Result<()> {
+        self.running = None;
+        let cgroup = match Cgroup::open(&self.layout, &spec::cgroup_path(&self.instance)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            cgroup => cgroup?,
+        };
+        cgroup.kill_all()?;
+        cgroup.remove()
+    }
+}
+
+impl From<Stdio> for isle_runtime::Stdio {
+    fn from(stdio: Stdio) -> isle_runtime::Stdio {
+        match stdio {
+            Stdio::Streams {
+                stdin,
+                stdout,
+                stderr,
+            } => isle_runtime::Stdio::Streams {
+                stdin,
+                stdout,
+                stderr,
+            },
+            Stdio::Terminal { size } => isle_runtime::Stdio::Terminal {
+                size: size.map(|size| (size.rows, size.columns)),
+            },
+        }
+    }
+}
+
+/// Bytes received and sent on all links but loopback, from `/proc/<pid>/net/dev`.
+fn network_bytes(pid: i32) -> io::Result<(u64, u64)> {
+    let table = fs::read_to_string(format!("/proc/{pid}/net/dev"))?;
+    let links = table
+        .lines()
+        .skip(2)
+        .filter_map(|line| line.split_once(':'));
+    let mut sum = (0, 0);
+    for (_, counters) in links.filter(|(name, _)| name.trim() != "lo") {
+        let mut numbers = counters
+            .split_whitespace()
+            .map(|n| n.parse().unwrap_or(0_u64));
+        sum.0 += numbers.next().unwrap_or(0);
+        sum.1 += numbers.nth(7).unwrap_or(0);
+    }
+    Ok(sum)
+}

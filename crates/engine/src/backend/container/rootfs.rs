@@ -1,0 +1,199 @@
+//! The root file system: an overlay of the image's layers and the instance's writable layer, as a
+//! mount that is attached nowhere.
+//!
+//! Made with the new mount API (fsopen(2), fsconfig(2), fsmount(2)). Since nothing is attached in
+//! the host's mount namespace, there is nothing to unmount: the overlay ends with the last mount
+//! namespace or descriptor that has it.
+//! <https://docs.kernel.org/filesystems/overlayfs.html>
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
+};
+
+/// What an overlay is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Overlay {
+    /// The image's layers, topmost first; at least one.
+    pub(crate) layers: Vec<PathBuf>,
+    /// The instance's folder, which holds `upper` and `work`. `None`: read-only.
+    pub(crate) writable: Option<PathBuf>,
+    /// Writes need not survive the loss of power: the kernel then never syncs for this mount.
+    pub(crate) is_volatile: bool,
+}
+
+/// The writable layer below an instance's folder.
+pub(crate) fn upper(directory: &Path) -> PathBuf {
+    directory.join("upper")
+}
+
+impl Overlay {
+    /// Mounts it, attached nowhere. Makes `upper` and `work` when they are not there.
+    ///
+    /// # Errors
+    /// What the kernel said, in its words where it has some.
+    pub(crate) fn mount(&self) -> io::Result<OwnedFd> {
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        self.configure(context.as_fd())
+            .map_err(|error| explained(context.as_fd(), error))?;
+        let attributes = match self.writable {
+            Some(_) => MountAttrFlags::empty(),
+            None => MountAttrFlags::MOUNT_ATTR_RDONLY,
+        };
+        let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes);
+        mount.map_err(|error| explained(context.as_fd(), error.into()))
+    }
+
+    fn configure(&self, context: rustix::fd::BorrowedFd<'_>) -> io::Result<()> {
+        fsconfig_set_string(context, "source", "overlay")?;
+        for layer in &self.layers {
+            fsconfig_set_string(context, "lowerdir+", layer.as_path()).map_err(|error| {
+                let reason = match error {
+                    // Before Linux 6.7 overlayfs knows no such option.
+                    Errno::INVAL if !layer.exists() => "the layer is not there".to_owned(),
+                    _ => error.to_string(),
+                };
+                io::Error::new(
+                    io::Error::from(error).kind(),
+                    format!("layer {}: {reason}", layer.display()),
+                )
+            })?;
+        }
+        if let Some(directory) = &self.writable {
+            let upper = upper(directory);
+            let work = directory.join("work");
+            make_folder(&upper, 0o755)?;
+            make_folder(&work, 0o700)?;
+            fsconfig_set_string(context, "upperdir", upper.as_path())?;
+            fsconfig_set_string(context, "workdir", work.as_path())?;
+            // A volatile mount leaves this mark, and the kernel refuses to mount over it lest data
+            // be lost unnoticed. Those who ask for volatile have said that they do not mind.
+            let _ = std::fs::remove_dir_all(work.join("work/incompat"));
+            if self.is_volatile {
+                fsconfig_set_flag(context, "volatile")?;
+            }
+        }
+        // The writable layer must mean the same to everyone who reads it: no file without its
+        // data, no folder that stands for one of another name. As Docker sets them.
+        for (key, value) in [
+            ("redirect_dir", "off"),
+            ("metacopy", "off"),
+            ("index", "off"),
+        ] {
+            fsconfig_set_string(context, key, value)?;
+        }
+        fsconfig_create(context)?;
+        Ok(())
+    }
+}
+
+fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(above) = path.parent() {
+                DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(above)?;
+            }
+            DirBuilder::new().mode(mode).create(path)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    }
+    .map_err(|error| io::Error::new(error.kind(), format!("make {}: {error}", path.display())))
+}
+
+/// The kernel leaves its reasons in the context, one a read, see fsopen(2).
+fn explained(context: rustix::fd::BorrowedFd<'_>, error: io::Error) -> io::Error {
+    let mut reasons = Vec::new();
+    let mut buffer = [0; 1024];
+    while let Ok(length) = rustix::io::read(context, &mut buffer) {
+        let message = String::from_utf8_lossy(&buffer[..length]);
+        let text = message
+            .trim_end()
+            .trim_start_matches(['e', 'w', 'i'])
+            .trim_start();
+        reasons.push(text.to_owned());
+    }
+    match reasons.is_empty() {
+        true => error,
+        false => io::Error::new(error.kind(), format!("{error} ({})", reasons.join("; "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rustix::fs::{Mode, OFlags, openat};
+
+    use super::*;
+
+    fn read(mount: &OwnedFd, path: &str) -> String {
+        let file = openat(mount, path, OFlags::RDONLY, Mode::empty()).unwrap();
+        io::read_to_string(fs::File::from(file)).unwrap()
+    }
+
+    fn is_possible() -> bool {
+        let is_root = rustix::process::geteuid().is_root();
+        if !is_root {
+            eprintln!("skipped: mounting an overlay needs root");
+        }
+        is_root
+    }
+
+    #[test]
+    fn upper_layers_win_and_writes_go_to_the_writable_one() {
+        if !is_possible() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let layers: Vec<PathBuf> = ["top", "base"]
+            .map(|name| folder.path().join(name))
+            .to_vec();
+        for layer in &layers {
+            fs::create_dir(layer).unwrap();
+            fs::write(
+                layer.join("both"),
+                layer.file_name().unwrap().as_encoded_bytes(),
+            )
+            .unwrap();
+        }
+        fs::write(layers[1].join("one"), "base").unwrap();
+        let overlay = Overlay {
+            layers,
+            writable: Some(folder.path().join("instance")),
+            is_volatile: false,
+        };
+        let mount = overlay.mount().unwrap();
+        assert_eq!(read(&mount, "both"), "top");
+        assert_eq!(read(&mount, "one"), "base");
+        let flags = OFlags::WRONLY | OFlags::CREATE;
+        drop(openat(&mount, "new", flags, Mode::from(0o600)).unwrap());
+        assert!(folder.path().join("instance/upper/new").exists());
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!table.contains(folder.path().to_str().unwrap()));
+    }
+
+    #[test]
+    fn a_missing_layer_is_named() {
+        if !is_possible() {
+            return;
+        }
+        let overlay = Overlay {
+            layers: vec!["/nowhere/at/all".into()],
+            writable: None,
+            is_volatile: false,
+        };
+        let error = overlay.mount().unwrap_err().to_string();
+        assert!(error.contains("/nowhere/at/all"), "{error}");
+    }
+}
