@@ -1,5 +1,145 @@
 //! The command line.
+//!
+//! `main` finds the verb and hands over to its file in `commands`, which turns flags into a request to
+//! the engine and the answer into text. Flags are parsed in `flags`, one file a concept; what is
+//! printed is formed by `isle-format` and `isle-docker-model`. Errors are printed here, once.
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod commands;
+mod completion;
+mod context;
+mod failure;
+mod flags;
+mod images;
+mod output;
+mod terminal;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+
+use commands::{GROUPS, VERBS, Verb};
+use context::Context;
+
+fn main() -> ExitCode {
+    terminal::restore_on_panic();
+    let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = completion::answer() {
+        return code;
+    }
+    let matches = match root().try_get_matches_from(&words) {
+        Ok(matches) => matches,
+        Err(error) => return ExitCode::from(failure::report_usage(&error)),
+    };
+    let context = Context::new(matches.get_one::<PathBuf>("root").cloned());
+    let (verb, matches) = match chosen(&matches) {
+        Some(chosen) => chosen,
+        None => return ExitCode::from(failure::ENGINE),
+    };
+    match (verb.run)(matches, &context) {
+        Ok(code) => code,
+        Err(error) => ExitCode::from(failure::report(&error, verb.failure_code)),
+    }
+}
+
+/// The verb that the words name, and its own flags.
+fn chosen(matches: &ArgMatches) -> Option<(&'static Verb, &ArgMatches)> {
+    let (name, inner) = matches.subcommand()?;
+    if let Some(verb) = VERBS.iter().find(|verb| verb.name == name) {
+        return Some((verb, inner));
+    }
+    let group = GROUPS.iter().find(|group| group.name == name)?;
+    let (name, inner) = inner.subcommand()?;
+    let verb = group.verbs.iter().find(|verb| verb.name == name)?;
+    Some((verb, inner))
+}
+
+/// The whole tree. A verb's own flags are only built when it is the one that was called: that
+/// keeps parsing off the time that `isle run` takes.
+pub(crate) fn root() -> Command {
+    let root = Arg::new("root")
+        .long("root")
+        .value_name("DIR")
+        .env("ISLE_ROOT")
+        .hide_env(true)
+        .value_parser(value_parser!(PathBuf))
+        .help("Where images and instances are kept (default /var/lib/isle)");
+    Command::new("isle")
+        .about("Runs any image at the isolation you choose")
+        .version(env!("CARGO_PKG_VERSION"))
+        .arg(root)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .subcommand_value_name("COMMAND")
+        .help_template(
+            "{about}\n\nUsage: {usage}\n{after-help}\n\nOptions:\n{options}\n\n\
+             `isle COMMAND --help` explains a command, with examples.\n",
+        )
+        .after_help(commands::overview())
+        .subcommands(VERBS.iter().map(Verb::command))
+        .subcommands(GROUPS.iter().map(commands::Group::command))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_tree_is_sound() {
+        let mut root = root();
+        root.build();
+        root.debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_examples_and_words() {
+        let grouped = GROUPS.iter().flat_map(|group| group.verbs);
+        for verb in VERBS.iter().chain(grouped) {
+            assert!(
+                verb.examples.contains("isle "),
+                "{} has no examples",
+                verb.name
+            );
+            assert!(
+                !verb.about.is_empty() && !verb.about.ends_with('.'),
+                "{}",
+                verb.name
+            );
+        }
+    }
+
+    fn parse(words: &[&str]) -> Result<(), String> {
+        root()
+            .try_get_matches_from(words)
+            .map(drop)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn words_behind_the_image_are_not_ours() {
+        parse(&[
+            "isle", "run", "-it", "--rm", "debian", "ls", "--rm", "-x", "--", "-y",
+        ])
+        .unwrap();
+        parse(&["isle", "exec", "-i", "web", "sh", "-c", "echo"]).unwrap();
+        parse(&["isle", "run", "--rm=false", "-t=true", "debian"]).unwrap();
+        parse(&["isle", "run", "--name", "a", "--name", "b", "debian"]).unwrap();
+        parse(&["isle", "container", "ls", "-a"]).unwrap();
+        parse(&["isle", "ls"]).unwrap();
+        parse(&["isle", "remove", "-f", "x"]).unwrap();
+    }
+
+    #[test]
+    fn a_slip_is_answered_with_what_was_meant() {
+        let error = parse(&["isle", "inspekt", "debian"]).unwrap_err();
+        assert!(error.contains("inspect"), "{error}");
+        let error = parse(&["isle", "run", "--memroy", "1g", "debian"]).unwrap_err();
+        assert!(error.contains("--memory"), "{error}");
+        parse(&["isle", "run"]).unwrap_err();
+        parse(&["isle", "stop"]).unwrap_err();
+    }
+}

@@ -1,0 +1,241 @@
+//! The verbs, one file each. Every file has `Args` (its flags), `run` (what it does), `ABOUT` (one line) and
+//! `EXAMPLES`.
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::completion::with_candidates as completion_of;
+use crate::context::Context;
+use crate::failure::{ENGINE, Result};
+use crate::flags::switch;
+
+macro_rules! files {
+    ($($file:ident),* $(,)?) => { $(mod $file;)* };
+}
+
+files! {
+    attach, commit, completion, container_prune, cp, create, diff, doctor, events, exec, export, info, inspect, kill, logs,
+    pause, ps, rename, restart, rm, run, start, stats, stop, top, unpause, update, version, wait,
+}
+
+/// One verb.
+pub struct Verb {
+    /// Its name.
+    pub name: &'static str,
+    /// Other names, shown in its help.
+    pub aliases: &'static [&'static str],
+    /// What it does, in one line.
+    pub about: &'static str,
+    /// How it is used.
+    pub examples: &'static str,
+    /// The exit code when it fails for no reason of its own.
+    pub failure_code: u8,
+    flags: fn(Command) -> Command,
+    /// Parses its flags and does it.
+    pub run: fn(&ArgMatches, &Context) -> Result,
+}
+
+/// Verbs that are called behind another word: `isle image ls`.
+pub struct Group {
+    /// The word.
+    pub name: &'static str,
+    about: &'static str,
+    /// The verbs.
+    pub verbs: &'static [Verb],
+}
+
+macro_rules! verb {
+    ($file:ident, $name:literal) => { verb!($file, $name, [], 1) };
+    ($file:ident, $name:literal, [$($alias:literal),*]) => { verb!($file, $name, [$($alias),*], 1) };
+    ($file:ident, $name:literal, [$($alias:literal),*], $code:expr) => {
+        Verb {
+            name: $name,
+            aliases: &[$($alias),*],
+            about: $file::ABOUT,
+            examples: $file::EXAMPLES,
+            failure_code: $code,
+            flags: |command| {
+                finish(<$file::Args as clap::Args>::augment_args(command), $file::EXAMPLES)
+            },
+            run: |matches, context| {
+                let args = <$file::Args as clap::FromArgMatches>::from_arg_matches(matches)?;
+                $file::run(&args, context)
+            },
+        }
+    };
+}
+
+/// Everything that is called by its name alone.
+pub static VERBS: &[Verb] = &[
+    verb!(run, "run", [], ENGINE),
+    verb!(exec, "exec"),
+    verb!(ps, "ps", ["ls", "list"]),
+    verb!(logs, "logs"),
+    verb!(stop, "stop"),
+    verb!(rm, "rm", ["remove"]),
+    verb!(create, "create", [], ENGINE),
+    verb!(start, "start"),
+    verb!(restart, "restart"),
+    verb!(kill, "kill"),
+    verb!(pause, "pause"),
+    verb!(unpause, "unpause", ["resume"]),
+    verb!(wait, "wait"),
+    verb!(attach, "attach"),
+    verb!(cp, "cp", ["copy"]),
+    verb!(top, "top"),
+    verb!(stats, "stats"),
+    verb!(inspect, "inspect"),
+    verb!(rename, "rename"),
+    verb!(update, "update"),
+    verb!(diff, "diff"),
+    verb!(commit, "commit"),
+    verb!(export, "export"),
+    verb!(events, "events"),
+    verb!(info, "info"),
+    verb!(version, "version"),
+    verb!(doctor, "doctor"),
+    verb!(completion, "completion"),
+];
+
+/// The same by subject, as Docker has them.
+pub static GROUPS: &[Group] = &[
+    Group {
+        name: "container",
+        about: "Manage instances",
+        verbs: &[
+            verb!(run, "run", [], ENGINE),
+            verb!(create, "create", [], ENGINE),
+            verb!(start, "start"),
+            verb!(stop, "stop"),
+            verb!(restart, "restart"),
+            verb!(kill, "kill"),
+            verb!(pause, "pause"),
+            verb!(unpause, "unpause", ["resume"]),
+            verb!(rm, "rm", ["remove"]),
+            verb!(ps, "ls", ["ps", "list"]),
+            verb!(logs, "logs"),
+            verb!(exec, "exec"),
+            verb!(attach, "attach"),
+            verb!(cp, "cp", ["copy"]),
+            verb!(top, "top"),
+            verb!(stats, "stats"),
+            verb!(inspect, "inspect"),
+            verb!(wait, "wait"),
+            verb!(rename, "rename"),
+            verb!(update, "update"),
+            verb!(diff, "diff"),
+            verb!(commit, "commit"),
+            verb!(export, "export"),
+            verb!(container_prune, "prune"),
+        ],
+    },
+    Group {
+        name: "system",
+        about: "Manage Isle itself",
+        verbs: &[verb!(info, "info"), verb!(events, "events")],
+    },
+];
+
+impl Verb {
+    /// For clap, with the flags built only when the verb is called.
+    pub fn command(&self) -> Command {
+        Command::new(self.name)
+            .about(self.about)
+            .visible_aliases(self.aliases)
+            .defer(self.flags)
+    }
+}
+
+impl Group {
+    /// For clap.
+    pub fn command(&self) -> Command {
+        Command::new(self.name)
+            .about(self.about)
+            .subcommand_required(true)
+            .arg_required_else_help(true)
+            .disable_help_subcommand(true)
+            .subcommands(self.verbs.iter().map(Verb::command))
+    }
+}
+
+/// Every word that can follow `isle`.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let verbs = VERBS.iter();
+    verbs
+        .flat_map(|verb| verb.aliases.iter().chain([&verb.name]).copied())
+        .chain(GROUPS.iter().map(|group| group.name))
+}
+
+/// What all verbs have: examples, switches as Go has them, and the last of several wins.
+fn finish(command: Command, examples: &'static str) -> Command {
+    let command = completion_of(command)
+        .args_override_self(true)
+        .after_help(format!("Examples:\n{examples}"))
+        .mut_args(|arg| match arg.get_action() {
+            ArgAction::SetTrue => arg
+                .action(ArgAction::Set)
+                .num_args(0..=1)
+                .require_equals(true)
+                .value_name("BOOL")
+                .hide_possible_values(true)
+                .hide_default_value(true)
+                .default_value("false")
+                .default_missing_value("true")
+                .value_parser(switch),
+            _ => arg,
+        });
+    // `-h` is the host name for `run` and `create`, as in Docker.
+    let has_h = command
+        .get_arguments()
+        .any(|arg| arg.get_short() == Some('h'));
+    match has_h {
+        false => command,
+        true => command.disable_help_flag(true).arg(
+            Arg::new("help")
+                .long("help")
+                .action(ArgAction::Help)
+                .help("Print help"),
+        ),
+    }
+}
+
+/// The commands by subject, for `isle --help`.
+pub fn overview() -> String {
+    let mut text = String::new();
+    let sections: [(&str, &[&str]); 4] = [
+        (
+            "Common commands",
+            &["run", "exec", "ps", "logs", "stop", "rm"],
+        ),
+        (
+            "Instances",
+            &[
+                "create", "start", "restart", "kill", "pause", "unpause", "wait", "attach", "cp",
+                "top", "stats", "inspect", "rename", "update", "diff", "commit", "export",
+            ],
+        ),
+        ("Images", IMAGE_VERBS),
+        (
+            "Host",
+            &["events", "info", "version", "doctor", "completion"],
+        ),
+    ];
+    for (title, names) in sections {
+        if names.is_empty() {
+            continue;
+        }
+        text.push_str(&format!("\n{title}:\n"));
+        for verb in names
+            .iter()
+            .filter_map(|name| VERBS.iter().find(|verb| verb.name == *name))
+        {
+            text.push_str(&format!("  {:<12} {}\n", verb.name, verb.about));
+        }
+    }
+    text.push_str("\nBy subject:\n");
+    for group in GROUPS {
+        text.push_str(&format!("  {:<12} {}\n", group.name, group.about));
+    }
+    text.trim_end().to_owned()
+}
+
+const IMAGE_VERBS: &[&str] = &[];

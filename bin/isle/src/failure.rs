@@ -1,0 +1,271 @@
+//! Errors at the edge: printed once, with their causes and the remedy, and turned into exit codes.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use isle_engine::EngineError;
+use isle_format::TemplateError;
+
+use crate::flags::FlagError;
+
+/// What every verb returns.
+pub type Result<T = ExitCode> = anyhow::Result<T>;
+
+/// An error with a remedy, an exit code, or both.
+#[derive(Debug)]
+pub struct Failure {
+    text: String,
+    hint: Option<String>,
+    code: Option<u8>,
+    source: Option<anyhow::Error>,
+}
+
+impl Failure {
+    /// What failed, on what.
+    pub fn new(text: impl Into<String>) -> Failure {
+        Failure {
+            text: text.into(),
+            hint: None,
+            code: None,
+            source: None,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The exit code that it leads to.
+    pub fn code(mut self, code: u8) -> Failure {
+        self.code = Some(code);
+        self
+    }
+
+    /// Why.
+    pub fn because(mut self, source: impl Into<anyhow::Error>) -> Failure {
+        self.source = Some(source.into());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source.as_ref() as _)
+    }
+}
+
+/// Whoever read our standard output has gone: `isle ps | head -1`.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output is closed")]
+pub struct OutputClosed;
+
+/// The engine itself failed: Docker's code for a command line that it does not understand, and for
+/// a `run` that did not come to run.
+pub const ENGINE: u8 = 125;
+/// As a program that SIGPIPE has ended.
+const PIPE: u8 = 128 + 13;
+
+/// Prints an error and returns the exit code that it leads to.
+pub fn report(error: &anyhow::Error, default_code: u8) -> u8 {
+    if error.downcast_ref::<OutputClosed>().is_some() {
+        return PIPE;
+    }
+    eprint!("{}", text(error));
+    code(error, default_code)
+}
+
+/// `isle: …`, `because: …` for each cause, `hint: …`.
+fn text(error: &anyhow::Error) -> String {
+    let mut lines = String::new();
+    let mut said = String::new();
+    for (depth, cause) in error.chain().enumerate() {
+        let text = cause.to_string();
+        // Some foreign errors repeat their source in their own text.
+        if depth > 0 && said.contains(&text) {
+            continue;
+        }
+        let label = if depth == 0 { "isle" } else { "because" };
+        lines.push_str(&format!("{label}: {text}\n"));
+        said.push_str(&text);
+    }
+    if let Some(hint) = error.chain().find_map(hint) {
+        lines.push_str(&format!("hint: {hint}\n"));
+    }
+    lines
+}
+
+fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return failure.hint.clone();
+    }
+    if let Some(error) = cause.downcast_ref::<FlagError>() {
+        return Some(error.remedy.clone());
+    }
+    if let Some(error) = cause.downcast_ref::<EngineError>() {
+        return error.hint();
+    }
+    if cause.downcast_ref::<TemplateError>().is_some() {
+        return Some(
+            "use a field like {{.ID}}, {{json .}} for all of them, or --format json".into(),
+        );
+    }
+    None
+}
+
+fn code(error: &anyhow::Error, default_code: u8) -> u8 {
+    let of_cause = |cause: &(dyn std::error::Error + 'static)| {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return failure.code;
+        }
+        if cause.downcast_ref::<FlagError>().is_some() {
+            return Some(ENGINE);
+        }
+        match cause.downcast_ref::<EngineError>()?.exit_code() {
+            specific @ (126 | 127) => Some(specific),
+            _ => None,
+        }
+    };
+    error.chain().find_map(of_cause).unwrap_or(default_code)
+}
+
+/// A command line that clap refuses: in the same form as every other error.
+pub fn report_usage(error: &clap::Error) -> u8 {
+    use clap::error::{ContextKind, ErrorKind};
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A closed pipe behind `--help` is no failure worth words.
+            let _ = error.print();
+            return 0;
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            return ENGINE;
+        }
+        _ => {}
+    }
+    let rendered = error.render().to_string();
+    let context = |kind| error.get(kind).map(ToString::to_string);
+    if error.kind() == ErrorKind::ValueValidation {
+        let flag = context(ContextKind::InvalidArg).unwrap_or_default();
+        let value = context(ContextKind::InvalidValue).unwrap_or_default();
+        eprintln!("isle: invalid value {value:?} for {flag}");
+        let source = std::error::Error::source(error);
+        if let Some(source) = source {
+            eprintln!("because: {source}");
+        }
+        if let Some(flag) = source.and_then(|source| source.downcast_ref::<FlagError>()) {
+            eprintln!("hint: {}", flag.remedy);
+        }
+        return ENGINE;
+    }
+    let mut hints = Vec::new();
+    let mut reason: Vec<&str> = Vec::new();
+    for line in rendered.lines() {
+        let line = line.trim();
+        if line.starts_with("Usage:") || line.starts_with("For more information") {
+            continue;
+        }
+        match line.strip_prefix("tip: ") {
+            Some(tip) => hints.push(tip.to_owned()),
+            None if !line.is_empty() => reason.push(line.strip_prefix("error: ").unwrap_or(line)),
+            None => {}
+        }
+    }
+    eprintln!("isle: {}", reason.join(" "));
+    if error.kind() == ErrorKind::InvalidSubcommand
+        && hints.is_empty()
+        && let Some(word) = context(ContextKind::InvalidSubcommand)
+        && let Some(meant) = nearest(&word, crate::commands::names())
+    {
+        hints.push(format!("did you mean `isle {meant}`?"));
+    }
+    for hint in &hints {
+        eprintln!("hint: {hint}");
+    }
+    if let Some(usage) = rendered
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Usage: "))
+    {
+        let words: Vec<&str> = usage
+            .split(' ')
+            .take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase()))
+            .collect();
+        eprintln!("hint: see `{} --help`", words.join(" "));
+    }
+    ENGINE
+}
+
+/// The name that two slips of the fingers at most lead to: `rnu` is `run`. clap finds only names that
+/// begin like what was typed.
+fn nearest(word: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    names
+        .map(|name| (distance(word, name), name))
+        .filter(|(distance, name)| *distance <= 2 && *distance < name.len())
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// Letters added, left out, changed, or swapped with their neighbour.
+fn distance(left: &str, right: &str) -> usize {
+    let (left, right): (Vec<char>, Vec<char>) = (left.chars().collect(), right.chars().collect());
+    let mut table = vec![vec![0; right.len() + 1]; left.len() + 1];
+    for (row, line) in table.iter_mut().enumerate() {
+        line[0] = row;
+    }
+    for (column, cell) in table[0].iter_mut().enumerate() {
+        *cell = column;
+    }
+    for row in 1..=left.len() {
+        for column in 1..=right.len() {
+            let changed = usize::from(left[row - 1] != right[column - 1]);
+            let mut best = (table[row - 1][column] + 1)
+                .min(table[row][column - 1] + 1)
+                .min(table[row - 1][column - 1] + changed);
+            let is_swap = row > 1
+                && column > 1
+                && left[row - 1] == right[column - 2]
+                && left[row - 2] == right[column - 1];
+            if is_swap {
+                best = best.min(table[row - 2][column - 2] + 1);
+            }
+            table[row][column] = best;
+        }
+    }
+    table[left.len()][right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_fingers_is_understood() {
+        let names = || ["run", "rm", "rmi", "ps"].into_iter();
+        assert_eq!(nearest("rnu", names()), Some("run"));
+        assert_eq!(nearest("runn", names()), Some("run"));
+        assert_eq!(nearest("xylophone", names()), None);
+    }
+
+    #[test]
+    fn an_error_is_printed_with_its_causes_and_the_remedy() {
+        let error = anyhow::Error::from(FlagError::new("\"x\" is not a size", "write 512m"))
+            .context("cannot create web");
+        assert_eq!(
+            text(&error),
+            "isle: cannot create web\nbecause: \"x\" is not a size\nhint: write 512m\n"
+        );
+        assert_eq!(code(&error, 1), 125);
+        let error = anyhow::Error::from(Failure::new("no").hint("do").code(3));
+        assert_eq!(text(&error), "isle: no\nhint: do\n");
+        assert_eq!(code(&error, 1), 3);
+        assert_eq!(code(&anyhow::anyhow!("x"), 1), 1);
+    }
+}
