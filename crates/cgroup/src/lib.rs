@@ -1,171 +1,56 @@
 //! Control groups: version 1, version 2 and hybrid hosts behind one type.
+//!
+//! [`Layout::detect`] reads once which hierarchies the host has. [`Cgroup::create`] makes one
+//! directory in each of them and sets the limits of an OCI runtime specification
+//! (`linux.resources`): a pure function ([`plan`]) turns them into a list of files and values, a
+//! short executor writes these. The same `Cgroup` then freezes, kills, counts and is removed.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), isle_cgroup::Error> {
+//! use isle_cgroup::{Cgroup, Layout};
+//! let layout = Layout::detect()?;
+//! let limits = oci_spec::runtime::LinuxResources::default();
+//! let group = Cgroup::create(&layout, "/isle/example".as_ref(), &limits)?;
+//! group.kill_all()?;
+//! group.remove()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Hosts
+//! - *Version 1*: every controller has a hierarchy of its own (or shares one, like `cpu,cpuacct`).
+//! - *Version 2*: one hierarchy with all controllers.
+//! - *Hybrid*: the controllers are in version 1 hierarchies, and a version 2 hierarchy without
+//!   controllers stands beside them. A group has a directory there as well: what version 2 does
+//!   better without a controller (`cgroup.kill`, `cgroup.freeze`, joining within `clone3`) is done
+//!   there.
+//!
+//! A controller is used where it is, so a host that has some of them in version 2 and others in
+//! version 1 works too.
+//!
+//! # What is tested where
+//! The tests of this crate run on a hybrid host: version 1 limits, the version 2 freezer,
+//! `cgroup.kill` and the device program are tested against the kernel. Version 2 controllers are tested as
+//! plans (golden text) and against a directory tree of plain files.
+//!
+//! Sources: the kernel's `Documentation/admin-guide/cgroup-v1/` and `cgroup-v2.rst`; the
+//! [runtime specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#control-groups).
 
 #![forbid(unsafe_code)]
 
-use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+mod device_program;
+mod directory;
+mod error;
+mod freezer;
+mod group;
+mod layout;
+mod oom;
+pub mod plan;
+mod removal;
+mod stats;
 
-use oci_spec::runtime::LinuxResources;
-
-/// Which hierarchies the host has, and where. Read once from `/proc/self/mountinfo`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layout {
-    todo: (),
-}
-
-/// The control group of one instance: one directory in each hierarchy of the layout.
-#[derive(Debug)]
-pub struct Cgroup {
-    todo: (),
-}
-
-/// What was counted. Zero where the host has no such controller.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// CPU time used.
-    pub cpu: Duration,
-    /// In user space.
-    pub cpu_user: Duration,
-    /// In the kernel.
-    pub cpu_system: Duration,
-    /// Bytes of memory in use, page cache included.
-    pub memory_usage_bytes: u64,
-    /// Page cache that can be dropped at once (`inactive_file`).
-    pub memory_inactive_file_bytes: u64,
-    /// `None`: no limit.
-    pub memory_limit_bytes: Option<u64>,
-    /// Times the kernel killed a process for lack of memory.
-    pub oom_kills: u64,
-    /// Bytes read from block devices.
-    pub io_read_bytes: u64,
-    /// Bytes written to block devices.
-    pub io_write_bytes: u64,
-    /// Processes and threads.
-    pub pids: u64,
-}
-
-impl Layout {
-    /// Finds out what the host has.
-    ///
-    /// # Errors
-    /// When `/proc/self/mountinfo` cannot be read, or no hierarchy is mounted.
-    pub fn detect() -> io::Result<Layout> {
-        todo!()
-    }
-}
-
-impl Cgroup {
-    /// Makes the group at `path` (absolute, below each hierarchy's root, like `/isle/<id>`) and
-    /// sets its limits. Undone when a limit is refused.
-    ///
-    /// # Errors
-    /// When a directory cannot be made, or the kernel refuses a limit (the error names the file and
-    /// value).
-    pub fn create(_layout: &Layout, _path: &Path, _limits: &LinuxResources) -> io::Result<Cgroup> {
-        todo!()
-    }
-
-    /// An existing group.
-    ///
-    /// # Errors
-    /// When it is not there.
-    pub fn open(_layout: &Layout, _path: &Path) -> io::Result<Cgroup> {
-        todo!()
-    }
-
-    /// Its directory in the version 2 hierarchy, for `clone3` with `CLONE_INTO_CGROUP`.
-    #[must_use]
-    pub fn clone_into(&self) -> Option<BorrowedFd<'_>> {
-        todo!()
-    }
-
-    /// For each version 1 hierarchy its `tasks` file, open for writing. A new, single-threaded
-    /// process joins by writing `0` to each: the kernel then need not take the lock of all forks
-    /// (cgroup_procs_write_start in kernel/cgroup/cgroup.c), which costs milliseconds.
-    ///
-    /// # Errors
-    /// When a file cannot be opened.
-    pub fn join_files(&self) -> io::Result<Vec<OwnedFd>> {
-        todo!()
-    }
-
-    /// Moves a process here, in every hierarchy.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn add_process(&self, _pid: i32) -> io::Result<()> {
-        todo!()
-    }
-
-    /// Changes limits; fields that are `None` stay as they are.
-    ///
-    /// # Errors
-    /// When the kernel refuses one; those set before it are set back.
-    pub fn update(&self, _limits: &LinuxResources) -> io::Result<()> {
-        todo!()
-    }
-
-    /// Stops every process in it from running; returns once all are frozen.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn freeze(&self) -> io::Result<()> {
-        todo!()
-    }
-
-    /// The opposite.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn thaw(&self) -> io::Result<()> {
-        todo!()
-    }
-
-    /// One reading.
-    ///
-    /// # Errors
-    /// When the group is gone.
-    pub fn stats(&self) -> io::Result<Stats> {
-        todo!()
-    }
-
-    /// Every process in it and below it.
-    ///
-    /// # Errors
-    /// When the group is gone.
-    pub fn processes(&self) -> io::Result<Vec<i32>> {
-        todo!()
-    }
-
-    /// Kills every process in it and below it.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn kill_all(&self) -> io::Result<()> {
-        todo!()
-    }
-
-    /// Takes the directories away, those that the instance made below them too. Harmless when
-    /// they are gone already.
-    ///
-    /// # Errors
-    /// When processes are still in it.
-    pub fn remove(&self) -> io::Result<()> {
-        todo!()
-    }
-
-    /// Its path below each hierarchy's root.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        todo!()
-    }
-
-    /// The directory in the hierarchy of one controller (`memory`, `cpu`, …; `""`: version 2), for
-    /// mounting `/sys/fs/cgroup` inside.
-    #[must_use]
-    pub fn directory(&self, _controller: &str) -> Option<PathBuf> {
-        todo!()
-    }
-}
+pub use error::Error;
+pub use group::Cgroup;
+pub use layout::{Hierarchy, Layout, Version};
+pub use oom::OomWatch;
+pub use stats::Stats;

@@ -1,5 +1,6 @@
 //! Typed Linux system calls that rustix does not have. The only crate with `unsafe`.
 //!
+//! - [`bpf`]: programs that decide about devices in a version 2 control group (bpf(2)).
 //! - [`launch`]: a new process that carries out a prepared list of steps in namespaces of its own
 //!   and then executes a program (clone3(2), and all that may happen before execve(2)).
 //! - [`mount`]: mount_setattr(2), and new mounts from the caller's own namespace.
@@ -7,6 +8,7 @@
 //!
 //! Calls return [`std::io::Result`] and own their descriptors, which are close-on-exec.
 
+pub mod bpf;
 pub mod launch;
 pub mod mount;
 pub mod process;

@@ -232,20 +232,20 @@ impl Backend for Container {
     }
 
     fn kill_all(&mut self) -> io::Result<()> {
-        self.running()?.cgroup.kill_all()
+        Ok(self.running()?.cgroup.kill_all()?)
     }
 
     fn pause(&mut self) -> io::Result<()> {
-        self.running()?.cgroup.freeze()
+        Ok(self.running()?.cgroup.freeze()?)
     }
 
     fn resume(&mut self) -> io::Result<()> {
-        self.running()?.cgroup.thaw()
+        Ok(self.running()?.cgroup.thaw()?)
     }
 
     fn update(&mut self, resources: &Resources) -> io::Result<()> {
         let limits = limits::resources(resources, facts::counts_swap(), None);
-        self.running()?.cgroup.update(&limits)
+        Ok(self.running()?.cgroup.update(&limits)?)
     }
 
     fn stats(&mut self) -> io::Result<Stats> {
@@ -273,10 +273,11 @@ impl Backend for Container {
     }
 
     fn oom_kills(&mut self) -> u64 {
-        let stats = self.running.as_ref().map(|running| running.cgroup.stats());
-        stats
-            .and_then(Result::ok)
-            .map_or(0, |stats| stats.oom_kills)
+        let kills = self
+            .running
+            .as_ref()
+            .map(|running| running.cgroup.oom_kills());
+        kills.and_then(Result::ok).unwrap_or(0)
     }
 
     fn clean_up(&mut self) -> io::Result<()> {
@@ -286,7 +287,7 @@ impl Backend for Container {
             cgroup => cgroup?,
         };
         cgroup.kill_all()?;
-        cgroup.remove()
+        Ok(cgroup.remove()?)
     }
 }
 
