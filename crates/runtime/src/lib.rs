@@ -1,21 +1,51 @@
 //! The OCI runtime: specification -> plan -> process.
 //!
 //! [`Plan::new`] turns an OCI runtime specification into data: what to unshare, mount, mask, drop,
-//! limit and execute, in which order. [`Plan::create`] acts on it with one `clone3`, without
-//! helper programs and without executing itself again. [`Created::start`] lets the process go.
+//! limit and execute, in which order; it prints as text. [`Plan::create`] acts on it with one
+//! clone3(2) (a second one where a namespace can be entered by children only), without helper
+//! programs and without executing itself again. [`Created::start`] lets the process go. [`exec`]
+//! runs a further process in a container.
+//!
+//! What runs in the new process is in `isle_sys::launch`. Everything that a path of the image leads
+//! to is opened beneath the new root, by descriptors, before anything of the image runs.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use isle_runtime::{Options, Plan, Rootfs, Stdio};
+//! # let (stdin, stdout, stderr): (std::os::fd::OwnedFd, _, _) = todo!();
+//! let spec = oci_spec::runtime::Spec::load("config.json")?;
+//! let plan = Plan::new(&spec, Options { id: "demo".to_owned(), ..Options::default() })?;
+//! let rootfs = Rootfs::Directory("rootfs".into());
+//! let child = plan.create(rootfs, None, Stdio::Streams { stdin, stdout, stderr })?.start()?;
+//! println!("pid {}", child.pid);
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! Implements the [OCI runtime specification](https://github.com/opencontainers/runtime-spec).
 
 #![forbid(unsafe_code)]
 
+mod act;
+pub mod capabilities;
+mod error;
+mod hooks;
+mod plan;
 pub mod users;
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use isle_cgroup::Cgroup;
-use oci_spec::runtime::{Process, Spec};
+pub use act::{ExecOptions, exec, exec_with, start};
+pub use error::{LaunchError, PlanError, StepError};
+pub use hooks::{run as run_hook, send_descriptor};
+pub use plan::{HookState, Plan};
+
+/// Every mount option of the runtime specification, for `features`.
+#[must_use]
+pub fn mount_options() -> &'static [&'static str] {
+    plan::mount_options::KNOWN
+}
 
 /// Where the root file system comes from.
 #[derive(Debug)]
@@ -44,17 +74,6 @@ pub struct Options {
     pub seccomp: Option<Vec<isle_seccomp::Instruction>>,
 }
 
-/// Everything that will be done, as data.
-#[derive(Debug)]
-pub struct Plan {
-    todo: (),
-}
-
-/// Why a specification cannot be carried out.
-#[derive(Debug, thiserror::Error)]
-#[error("invalid specification")]
-pub struct PlanError {}
-
 /// The standard streams of a new process.
 #[derive(Debug)]
 pub enum Stdio {
@@ -67,25 +86,11 @@ pub enum Stdio {
         /// Standard error.
         stderr: OwnedFd,
     },
-    /// A terminal from the container's own devpts; its master is in [`Created::terminal`].
+    /// A terminal from the container's own devpts; its master is in [`Child::terminal`].
     Terminal {
         /// Lines and columns, when known.
         size: Option<(u16, u16)>,
     },
-}
-
-/// Why a container or a process in it could not be made. The exit code that Docker gives for it is
-/// in [`LaunchError::exit_code`].
-#[derive(Debug, thiserror::Error)]
-#[error("cannot start the container")]
-pub struct LaunchError {}
-
-impl LaunchError {
-    /// 127: the program was not found. 126: it cannot be executed. 125: all else.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        todo!()
-    }
 }
 
 /// A process of a container, as its parent holds it.
@@ -104,58 +109,6 @@ pub struct Child {
 pub struct Created {
     /// Its first process.
     pub init: Child,
-    // private: the pipe that lets it go
-}
-
-impl Plan {
-    /// Plans; pure but for reading what the specification refers to (paths of namespaces, devices).
-    ///
-    /// # Errors
-    /// [`PlanError`] names the field and says what it may hold.
-    pub fn new(_spec: &Spec, _options: Options) -> Result<Plan, PlanError> {
-        todo!()
-    }
-
-    /// Makes the container up to the point where only its program remains to be executed.
-    ///
-    /// The caller's process must have one thread.
-    ///
-    /// # Errors
-    /// [`LaunchError`]; nothing is left behind then.
-    pub fn create(
-        self,
-        _rootfs: Rootfs,
-        _cgroup: Option<Arc<Cgroup>>,
-        _stdio: Stdio,
-    ) -> Result<Created, LaunchError> {
-        todo!()
-    }
-}
-
-impl Created {
-    /// Lets the process execute its program; returns once that has succeeded or failed.
-    ///
-    /// # Errors
-    /// [`LaunchError`] when the program cannot be executed.
-    pub fn start(self) -> Result<Child, LaunchError> {
-        todo!()
-    }
-}
-
-/// Runs a further process in a running container: its namespaces, root, cgroup, capabilities,
-/// seccomp policy and LSM label.
-///
-/// The caller's process must have one thread.
-///
-/// # Errors
-/// [`LaunchError`] when the program cannot be executed.
-pub fn exec(
-    _init: BorrowedFd<'_>,
-    _spec: &Spec,
-    _process: &Process,
-    _cgroup: Option<&Cgroup>,
-    _seccomp: Option<&[isle_seccomp::Instruction]>,
-    _stdio: Stdio,
-) -> Result<Child, LaunchError> {
-    todo!()
+    channel: OwnedFd,
+    steps: Vec<isle_sys::launch::Step>,
 }

@@ -146,6 +146,7 @@ pub(super) fn run(steps: &[Step], slots: &[i32], channel: i32) -> ! {
         if let Err(failure) = child.step(step) {
             let mut message = Message::new(Kind::Failed);
             message.step = u32::try_from(index).unwrap_or(u32::MAX);
+            message.value = i64::try_from(steps.len() - index).unwrap_or(0);
             message.action = failure.action as u32;
             message.errno = failure.errno;
             message.text_length = u32::try_from(child.text_length).unwrap_or(0);
@@ -342,6 +343,20 @@ impl<'a> Child<'a> {
                     &Attributes::new(crate::mount::RDONLY, 0, 0),
                 )?;
                 attach(tree.0, target.0)
+            }
+            Step::SetAttributes {
+                path,
+                attributes,
+                recursive_attributes,
+            } => {
+                let mount = self.open(path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC)?;
+                if !recursive_attributes.is_empty() {
+                    mount_setattr(mount.0, c"", true, recursive_attributes)?;
+                }
+                if !attributes.is_empty() {
+                    mount_setattr(mount.0, c"", false, attributes)?;
+                }
+                Ok(())
             }
             Step::Terminal { size, console, uid } => self.terminal(*size, *console, *uid),
             Step::PivotRoot => {
@@ -556,16 +571,24 @@ impl<'a> Child<'a> {
                 path,
                 arguments,
                 environment,
-                input,
+                input_before_pid,
+                input_after_pid,
                 timeout_ms,
                 ..
-            } => hook(
-                path,
-                arguments.as_ptr(),
-                environment.as_ptr(),
-                input,
-                *timeout_ms,
-            ),
+            } => {
+                let mut digits = [0_u8; 12];
+                hook(
+                    path,
+                    arguments.as_ptr(),
+                    environment.as_ptr(),
+                    [
+                        input_before_pid,
+                        decimal(getpid(), &mut digits),
+                        input_after_pid,
+                    ],
+                    *timeout_ms,
+                )
+            }
             Step::CloseFrom(first) => call!(
                 Action::Call,
                 SYS_close_range,
@@ -1321,7 +1344,7 @@ fn hook(
     path: &CStr,
     arguments: *const *const c_char,
     environment: *const *const c_char,
-    mut input: &[u8],
+    input: [&[u8]; 3],
     timeout_ms: Option<i32>,
 ) -> Outcome<()> {
     let mut pipe = [-1_i32; 2];
@@ -1358,9 +1381,13 @@ fn hook(
     drop(reader);
     let pidfd = Fd(pidfd);
     let mut writer = Some(writer);
+    let [mut part, mut second, mut third] = input;
     let deadline = timeout_ms.map(|timeout| now_ms() + i64::from(timeout));
     loop {
-        if input.is_empty() {
+        while part.is_empty() && !(second.is_empty() && third.is_empty()) {
+            (part, second, third) = (second, third, &[]);
+        }
+        if part.is_empty() {
             writer = None;
         }
         let mut events = [
@@ -1397,13 +1424,15 @@ fn hook(
             break;
         }
         if let (Some(to), true) = (&writer, events[1].revents != 0) {
-            match call!(Action::Write, SYS_write, to.0, input.as_ptr(), input.len()) {
+            match call!(Action::Write, SYS_write, to.0, part.as_ptr(), part.len()) {
                 Ok(count) => {
                     let count = usize::try_from(count).unwrap_or(0);
-                    input = input.get(count..).unwrap_or(&[]);
+                    part = part.get(count..).unwrap_or(&[]);
                 }
                 // it does not want to read, which is its right
-                Err(failure) if failure.errno == libc::EPIPE => input = &[],
+                Err(failure) if failure.errno == libc::EPIPE => {
+                    (part, second, third) = (&[], &[], &[]);
+                }
                 Err(_) => {}
             }
         }
@@ -1412,6 +1441,21 @@ fn hook(
         0 => Ok(()),
         status => fail(Action::HookFailed, status),
     }
+}
+
+/// A number as text, in a buffer of the caller.
+fn decimal(number: i32, digits: &mut [u8; 12]) -> &[u8] {
+    let mut rest = number.unsigned_abs();
+    let mut start = digits.len();
+    for place in digits.iter_mut().rev() {
+        *place = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        start -= 1;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    digits.get(start..).unwrap_or(&[])
 }
 
 fn now_ms() -> i64 {

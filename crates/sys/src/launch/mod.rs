@@ -119,6 +119,8 @@ pub enum Event {
 pub struct Failure {
     /// Index in the list of steps.
     pub step: usize,
+    /// The same, counted from the end of the list: 1 is the last.
+    pub from_end: usize,
     /// Part of the step.
     pub action: Action,
     /// `errno`, or the exit code of a hook.
@@ -244,6 +246,7 @@ pub fn next_event(channel: &OwnedFd) -> io::Result<Event> {
             Kind::Ready => Event::Ready,
             Kind::Failed => Event::Failed(Failure {
                 step: usize::try_from(message.step).map_err(|_| malformed())?,
+                from_end: usize::try_from(message.value).map_err(|_| malformed())?,
                 action: Action::from_number(message.action),
                 errno: message.errno,
                 text: usize::try_from(message.text_length)

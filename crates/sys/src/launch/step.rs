@@ -200,6 +200,15 @@ pub enum Step {
     Mask(CString),
     /// Makes a path inside read-only, with all that is mounted below, if it is there.
     ReadOnly(CString),
+    /// Changes the attributes of a mount inside.
+    SetAttributes {
+        /// Where it is mounted.
+        path: CString,
+        /// Of this mount.
+        attributes: Attributes,
+        /// Of this mount and all below.
+        recursive_attributes: Attributes,
+    },
     /// Opens a terminal of the devpts inside, makes it the controlling terminal and the standard
     /// streams, and sends its master to the parent.
     Terminal {
@@ -302,11 +311,13 @@ pub enum Step {
         arguments: Strings,
         /// Its environment.
         environment: Strings,
-        /// Its standard input.
-        input: Vec<u8>,
+        /// Its standard input, up to the process id that the container's state holds.
+        input_before_pid: Vec<u8>,
+        /// The rest of it.
+        input_after_pid: Vec<u8>,
         /// How long it may take; `None`: for ever.
         timeout_ms: Option<i32>,
-        /// Whether its root is the host's: it runs with the working directory `/`.
+        /// Its kind, as the runtime specification names it.
         name: &'static str,
     },
     /// Closes every descriptor from this one on at execve(2).
@@ -442,6 +453,9 @@ impl fmt::Display for Step {
             Step::Directory(path) => write!(f, "make the directory {}", Inside(path)),
             Step::Mask(path) => write!(f, "mask {}", Inside(path)),
             Step::ReadOnly(path) => write!(f, "make {} read-only", Inside(path)),
+            Step::SetAttributes { path, .. } => {
+                write!(f, "set the attributes of the mount {}", Inside(path))
+            }
             Step::Terminal { .. } => f.write_str("open a terminal"),
             Step::PivotRoot => f.write_str("change the root of the mount namespace"),
             Step::MoveRoot => f.write_str("move the root file system to /"),
