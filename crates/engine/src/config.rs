@@ -168,6 +168,26 @@ pub struct Resources {
     pub blkio_weight: Option<u16>,
 }
 
+impl Resources {
+    /// Takes over each limit that `changes` gives.
+    pub fn merge(&mut self, changes: &Resources) {
+        fn take<T: Clone>(field: &mut Option<T>, change: &Option<T>) {
+            if change.is_some() {
+                field.clone_from(change);
+            }
+        }
+        take(&mut self.memory, &changes.memory);
+        take(&mut self.memory_swap, &changes.memory_swap);
+        take(&mut self.memory_reservation, &changes.memory_reservation);
+        take(&mut self.nano_cpus, &changes.nano_cpus);
+        take(&mut self.cpu_shares, &changes.cpu_shares);
+        take(&mut self.cpuset_cpus, &changes.cpuset_cpus);
+        take(&mut self.cpuset_mems, &changes.cpuset_mems);
+        take(&mut self.pids_limit, &changes.pids_limit);
+        take(&mut self.blkio_weight, &changes.blkio_weight);
+    }
+}
+
 /// `--ulimit name=soft[:hard]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ulimit {

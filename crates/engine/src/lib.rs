@@ -16,7 +16,9 @@
 
 pub mod backend;
 pub mod config;
+mod control;
 mod engine;
+mod launch;
 mod lock;
 pub mod log;
 mod merge;

@@ -91,6 +91,14 @@ pub trait Backend {
     /// [`StartError`].
     fn exec(&mut self, request: &ExecRequest, stdio: Stdio) -> Result<Process, StartError>;
 
+    /// Takes over the first process, which a supervisor that was killed has started: from now on
+    /// all the other verbs act on what is running. It is not a child of the caller; how it ends
+    /// the supervisor finds out by itself.
+    ///
+    /// # Errors
+    /// When what belongs to it (its cgroup) is not there any more.
+    fn adopt(&mut self, process: &Process) -> io::Result<()>;
+
     /// Collects a process that has ended (its [`Process::ended`] is readable).
     ///
     /// # Errors

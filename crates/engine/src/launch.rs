@@ -1,0 +1,107 @@
+//! Starts the supervisor of an instance.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use isle_types::InstanceId;
+
+use crate::control::{Control, ControlError};
+use crate::protocol::{Request, Start, kind};
+use crate::session::{Attachment, WindowSize};
+use crate::{AttachRequest, Paths};
+
+/// The program's name.
+const PROGRAM: &str = "isle-shim";
+
+/// Starts an instance: a supervisor for it, which starts the process. Returns when the process
+/// has been executed, with a connection that misses no output when it attaches.
+///
+/// The supervisor is a child of the caller, who may end before it or not; one that lives long has
+/// to collect it.
+pub(crate) fn start(
+    paths: &Paths,
+    id: &InstanceId,
+    attach: Option<AttachRequest>,
+    window: Option<WindowSize>,
+) -> Result<Option<Attachment>, ControlError> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut control = Control::over(ours, &paths.instance_run(id));
+    // It waits in the socket until the supervisor is there.
+    control.send(&Request::Start(Start { attach, window }))?;
+    spawn(&[], paths, id, OwnedFd::from(theirs).into())?;
+    control.answer(kind::STARTED)?;
+    Ok(attach.map(|_| control.into_attachment(None)))
+}
+
+/// Has an instance taken over whose supervisor was killed. Returns at once: whoever wants to know
+/// what has become of it waits for the instance's lock to be held, or its row to say that it has
+/// ended.
+pub(crate) fn adopt(paths: &Paths, id: &InstanceId) -> Result<(), ControlError> {
+    spawn(&["--adopt"], paths, id, Stdio::null())
+}
+
+fn spawn(
+    options: &[&str],
+    paths: &Paths,
+    id: &InstanceId,
+    stdin: Stdio,
+) -> Result<(), ControlError> {
+    let path = program().ok_or(ControlError::NoProgram)?;
+    // Held until the program has been executed.
+    let protected = protect(&path);
+    let executable = match &protected {
+        Some(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
+        None => path.clone(),
+    };
+    let mut command = Command::new(executable);
+    command
+        .args(options)
+        .arg(&paths.root)
+        .arg(&paths.run)
+        .arg(id.to_string())
+        .env_clear()
+        .stdin(stdin)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    match command.spawn() {
+        Ok(_child) => Ok(()),
+        Err(source) => Err(ControlError::CannotRun { path, source }),
+    }
+}
+
+/// `$ISLE_SHIM`, else beside this program, else where packages put it.
+fn program() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("ISLE_SHIM").filter(|path| !path.is_empty()) {
+        return Some(PathBuf::from(path));
+    }
+    let this = std::env::current_exe().ok()?;
+    let beside = this.parent()?;
+    let candidates = [
+        beside.join(PROGRAM),
+        // Tests lie one folder deeper.
+        beside.join("..").join(PROGRAM),
+        beside.join("../libexec/isle").join(PROGRAM),
+        Path::new("/usr/libexec/isle").join(PROGRAM),
+    ];
+    candidates.into_iter().find(|path| path.is_file())
+}
+
+/// The program as a file that cannot be written, whoever opens it: a mount of its own, attached
+/// nowhere and read-only.
+///
+/// A process inside could otherwise open the program through `/proc/<pid>/exe` of a process that
+/// the supervisor has just put inside, and overwrite it (CVE-2019-5736). `None` where the host
+/// does not allow it; there the supervisor has no right to write the program either.
+fn protect(path: &Path) -> Option<OwnedFd> {
+    read_only_clone(path).ok()
+}
+
+fn read_only_clone(path: &Path) -> io::Result<OwnedFd> {
+    use rustix::mount::{OpenTreeFlags, open_tree};
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(rustix::fs::CWD, path, flags)?;
+    Ok(tree)
+}

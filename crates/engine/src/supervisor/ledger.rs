@@ -1,0 +1,185 @@
+//! What the supervisor writes down, and where: rows of the store.
+
+use std::io;
+
+use isle_types::InstanceId;
+
+use crate::Paths;
+use crate::config::{Resources, RestartPolicy};
+use crate::state::{Instance, InstanceState};
+use crate::store::{NewEvent, Store, StoreError};
+
+/// Something that happened, for `events`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Note {
+    pub(super) action: String,
+    pub(super) attributes: Vec<(&'static str, String)>,
+}
+
+impl Note {
+    pub(super) fn new(action: impl Into<String>) -> Note {
+        Note {
+            action: action.into(),
+            attributes: Vec::new(),
+        }
+    }
+
+    pub(super) fn with(mut self, key: &'static str, value: impl ToString) -> Note {
+        self.attributes.push((key, value.to_string()));
+        self
+    }
+}
+
+/// Why something could not be written down: the whole chain.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct LedgerError(String);
+
+impl From<StoreError> for LedgerError {
+    fn from(error: StoreError) -> LedgerError {
+        LedgerError(chain(&error))
+    }
+}
+
+impl From<io::Error> for LedgerError {
+    fn from(error: io::Error) -> LedgerError {
+        LedgerError(error.to_string())
+    }
+}
+
+/// An error and its causes, outermost first.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Where the supervisor of one instance writes down what becomes of it.
+pub(super) trait Ledger {
+    /// Writes what the instance is now, and what happened to it, in one step.
+    fn save(&mut self, state: &InstanceState, notes: &[Note]) -> Result<(), LedgerError>;
+
+    /// Writes what happened to it.
+    fn note(&mut self, notes: &[Note]) -> Result<(), LedgerError>;
+
+    /// Writes new limits and a new restart policy.
+    fn update(
+        &mut self,
+        resources: &Resources,
+        restart: Option<RestartPolicy>,
+    ) -> Result<(), LedgerError>;
+
+    /// Takes the row away: from here on the name is free.
+    fn remove(&mut self, notes: &[Note]) -> Result<(), LedgerError>;
+
+    /// Takes away the files that belonged to it.
+    fn remove_files(&mut self) -> Result<(), LedgerError>;
+
+    /// Gives back the memory that it does not need until it writes again.
+    fn rest(&mut self);
+}
+
+/// The ledger of an instance in the store.
+#[derive(Debug)]
+pub(super) struct StoreLedger {
+    paths: Paths,
+    id: InstanceId,
+    open: Option<(Store, Instance)>,
+}
+
+impl StoreLedger {
+    /// Opens the store and reads the row.
+    pub(super) fn open(paths: &Paths, id: InstanceId) -> Result<StoreLedger, LedgerError> {
+        let mut ledger = StoreLedger {
+            paths: paths.clone(),
+            id,
+            open: None,
+        };
+        ledger.opened()?;
+        Ok(ledger)
+    }
+
+    /// The row, as it was when the store was opened.
+    pub(super) fn instance(&mut self) -> Result<&Instance, LedgerError> {
+        Ok(&self.opened()?.1)
+    }
+
+    fn opened(&mut self) -> Result<&mut (Store, Instance), LedgerError> {
+        if self.open.is_none() {
+            let store = Store::open(&self.paths)?;
+            let instance = store.get(&self.id)?.ok_or(StoreError::Gone(self.id))?;
+            self.open = Some((store, instance));
+        }
+        Ok(self.open.as_mut().expect("opened above"))
+    }
+
+    fn events(instance: &Instance, notes: &[Note]) -> Vec<NewEvent> {
+        notes
+            .iter()
+            .map(|note| {
+                let event = NewEvent::of_instance(instance, note.action.clone());
+                let attributes = note.attributes.iter();
+                attributes.fold(event, |event, (key, value)| event.with(key, value))
+            })
+            .collect()
+    }
+}
+
+impl Ledger for StoreLedger {
+    fn save(&mut self, state: &InstanceState, notes: &[Note]) -> Result<(), LedgerError> {
+        let id = self.id;
+        let (store, instance) = self.opened()?;
+        Ok(store.set_state(&id, state, &StoreLedger::events(instance, notes))?)
+    }
+
+    fn note(&mut self, notes: &[Note]) -> Result<(), LedgerError> {
+        let (store, instance) = self.opened()?;
+        for event in StoreLedger::events(instance, notes) {
+            store.record_event(&event)?;
+        }
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        resources: &Resources,
+        restart: Option<RestartPolicy>,
+    ) -> Result<(), LedgerError> {
+        // The row as it is now: a rename may have come between.
+        self.open = None;
+        let id = self.id;
+        let (store, instance) = self.opened()?;
+        let mut config = instance.config.clone();
+        config.resources.merge(resources);
+        if let Some(restart) = restart {
+            config.restart = restart;
+        }
+        let events = StoreLedger::events(instance, &[Note::new("update")]);
+        store.set_config(&id, &config, &events)?;
+        instance.config = config;
+        Ok(())
+    }
+
+    fn remove(&mut self, notes: &[Note]) -> Result<(), LedgerError> {
+        let id = self.id;
+        let (store, instance) = self.opened()?;
+        Ok(store.remove(&id, &StoreLedger::events(instance, notes))?)
+    }
+
+    fn remove_files(&mut self) -> Result<(), LedgerError> {
+        self.open = None;
+        match std::fs::remove_dir_all(self.paths.instance(&self.id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn rest(&mut self) {
+        self.open = None;
+    }
+}

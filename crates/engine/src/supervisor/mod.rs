@@ -1,0 +1,365 @@
+//! The supervisor of one instance: what the program `isle-shim` runs.
+//!
+//! One process an instance, with one thread, in a session of its own. It is the parent of the
+//! instance's process and outlives whoever started it. It owns everything about the running
+//! instance: its lock (held means: the supervisor lives), its state in the store, its standard
+//! streams and log, its health, its restarts, and its end. Nobody else changes any of it; front
+//! doors ask over the socket `<run>/instances/<id>/sock` (frames: `protocol.rs`).
+//!
+//! ```text
+//!  isle run ─ socketpair ─┐                                ┌─ FIFO stdout, stderr ─┐
+//!  isle attach ── sock ───┼─> isle-shim: one epoll loop <──┤  pipe stdin           ├─ process
+//!  isle exec, stop … ─────┘     │      │       │           └─ or a terminal ───────┘
+//!                            log file  store   Backend: start, signal, reap, clean up
+//! ```
+//!
+//! | file | idea |
+//! |---|---|
+//! | `owner` | the state of it all, and the loop |
+//! | `life` | start, end, restart, stop |
+//! | `output` | output to log and clients, flow control |
+//! | `talk`, `client` | requests and answers; one connection |
+//! | `sessions`, `checks` | exec; health checks |
+//! | `restart`, `health` | pure policies |
+//! | `streams`, `identity`, `address`, `poller`, `memory` | mechanisms |
+//! | `ledger` | what is written into the store |
+//!
+//! At the end those who wait for the exit code hear it as soon as it is written (with `--rm`: as
+//! soon as the row is removed and the name is free); cgroup, mounts and files are taken away
+//! after that.
+
+pub(crate) mod address;
+mod checks;
+mod client;
+mod health;
+mod identity;
+mod ledger;
+mod life;
+mod memory;
+mod output;
+mod owner;
+mod poller;
+mod restart;
+mod sessions;
+mod streams;
+mod talk;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use isle_types::{InstanceId, Signal};
+use rustix::fs::Mode;
+
+use self::client::Client;
+use self::ledger::{Ledger, Note, StoreLedger, chain};
+use self::life::cannot;
+use self::owner::{Settings, Supervisor};
+use self::poller::{Interest, Poller, Token};
+use crate::backend::{self, Backend, StartError};
+use crate::config::LogDriver;
+use crate::control::read_frame;
+use crate::log;
+use crate::protocol::{Cause, Failed, Start, answer, from_json, kind};
+use crate::state::{Instance, StatusEvent};
+use crate::{InstanceLock, Paths};
+
+/// So long a supervisor waits for the one before it to clean up, or for a short-lived owner.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+/// So long the starter may take to say what it wants.
+const STARTER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs the supervisor of the instance that the command line names, until the instance has ended
+/// and nothing is left to do. Returns the exit code of the supervisor itself.
+///
+/// `isle-shim ROOT RUN ID` starts an instance; standard input is a socket to whoever wants that,
+/// who sends [`kind::START`]. `isle-shim --adopt ROOT RUN ID` takes over one whose supervisor was
+/// killed.
+#[must_use]
+pub fn main() -> i32 {
+    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let adopt = arguments.first().is_some_and(|first| first == "--adopt");
+    if adopt {
+        arguments.remove(0);
+    }
+    let [root, run, id] = arguments.as_slice() else {
+        eprintln!("isle-shim is started by isle: isle-shim [--adopt] ROOT RUN ID");
+        return 125;
+    };
+    let Some(id) = id.to_str().and_then(|id| id.parse().ok()) else {
+        eprintln!("isle-shim: {} is no instance id", id.display());
+        return 125;
+    };
+    let paths = Paths {
+        root: PathBuf::from(root),
+        run: PathBuf::from(run),
+    };
+    let result = match adopt {
+        true => take_over(&paths, &id),
+        false => begin(&paths, &id),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            owner::complain(&complaints(&paths, &id), "supervise", &error);
+            125
+        }
+    }
+}
+
+fn complaints(paths: &Paths, id: &InstanceId) -> PathBuf {
+    paths.instance(id).join("supervisor.log")
+}
+
+/// Leaves the session, the directory and the descriptors of whoever started us.
+fn detach() -> io::Result<OwnedFd> {
+    // Fails only for who leads a session already.
+    let _ = rustix::process::setsid();
+    rustix::process::chdir("/")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = streams::null()?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    Ok(input)
+}
+
+fn begin(paths: &Paths, id: &InstanceId) -> io::Result<()> {
+    let mut socket = UnixStream::from(detach()?);
+    socket.set_read_timeout(Some(STARTER_PATIENCE))?;
+    let start = match read_frame(&mut socket)? {
+        Some(frame) if frame.kind == kind::START => {
+            from_json::<Start>(frame.kind, &frame.payload).map_err(io::Error::other)?
+        }
+        _ => return Err(io::Error::other("the starter did not say what it wants")),
+    };
+    socket.set_read_timeout(None)?;
+    let mut client = Client::new(socket)?;
+    match prepare(paths, id) {
+        Ok(Prepared {
+            lock,
+            ledger,
+            instance,
+            is_unclean,
+        }) => supervise(paths, lock, ledger, instance, is_unclean, &start, client),
+        Err(failed) => {
+            client.send(&answer(kind::FAILED, &failed));
+            client.flush();
+            Ok(())
+        }
+    }
+}
+
+/// What is there once the instance is ours.
+struct Prepared {
+    lock: InstanceLock,
+    ledger: StoreLedger,
+    instance: Instance,
+    /// An earlier supervisor was killed.
+    is_unclean: bool,
+}
+
+fn failed(error: &StartError, cause: Cause) -> Failed {
+    Failed {
+        message: error.message.clone(),
+        exit_code: error.exit_code,
+        cause,
+    }
+}
+
+/// Takes the lock and reads the row.
+fn prepare(paths: &Paths, id: &InstanceId) -> Result<Prepared, Failed> {
+    let because = |what: &str, text: String| StartError {
+        message: format!("cannot {what}: {text}"),
+        exit_code: 125,
+    };
+    let open = || StoreLedger::open(paths, *id);
+    let unreadable = |error: &ledger::LedgerError| {
+        failed(
+            &because("read the instance", error.to_string()),
+            Cause::Failed,
+        )
+    };
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    let lock = loop {
+        let lock = InstanceLock::try_acquire(paths, id)
+            .map_err(|error| failed(&cannot("lock the instance")(error), Cause::Failed))?;
+        if let Some(lock) = lock {
+            break lock;
+        }
+        // A supervisor that has written the end only cleans up; any other stays.
+        let mut ledger = open().map_err(|error| unreadable(&error))?;
+        let instance = ledger.instance().map_err(|error| unreadable(&error))?;
+        if instance.state.status.is_supervised() || Instant::now() >= deadline {
+            let message = format!("the instance is {} already", instance.state.status);
+            let error = StartError {
+                message,
+                exit_code: 125,
+            };
+            return Err(failed(&error, Cause::AlreadyRunning));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let mut ledger = open().map_err(|error| unreadable(&error))?;
+    let mut instance = ledger
+        .instance()
+        .map_err(|error| unreadable(&error))?
+        .clone();
+    let directory = paths.instance_run(id);
+    let is_unclean =
+        directory.join(streams::STDOUT).exists() || directory.join(identity::NAME).exists();
+    let status = &mut instance.state.status;
+    // We have the lock, so whatever it says, nobody looks after it.
+    if let Ok(ended) = status.next(StatusEvent::GiveUp) {
+        *status = ended;
+    }
+    if let Err(denied) = status.next(StatusEvent::Start) {
+        let error = StartError {
+            message: chain(&denied),
+            exit_code: 125,
+        };
+        return Err(failed(&error, Cause::Failed));
+    }
+    Ok(Prepared {
+        lock,
+        ledger,
+        instance,
+        is_unclean,
+    })
+}
+
+fn supervise(
+    paths: &Paths,
+    lock: InstanceLock,
+    ledger: StoreLedger,
+    instance: Instance,
+    is_unclean: bool,
+    start: &Start,
+    client: Client,
+) -> io::Result<()> {
+    let backend = match backend::open(&instance, paths) {
+        Ok(backend) => backend,
+        Err(error) => {
+            refuse(lock, ledger, &instance, &error, client);
+            return Ok(());
+        }
+    };
+    let mut supervisor = assemble(paths, &instance, Some(lock), Box::new(ledger), backend)?;
+    drop(instance);
+    if is_unclean {
+        supervisor.clean_up();
+    }
+    supervisor.start_first(start, client);
+    supervisor.run()
+}
+
+/// It cannot even be tried: writes that, and says so.
+fn refuse(
+    lock: InstanceLock,
+    mut ledger: StoreLedger,
+    instance: &Instance,
+    error: &StartError,
+    mut client: Client,
+) {
+    let mut state = instance.state.clone();
+    state.pid = None;
+    state.exit = Some(life::could_not_start(error));
+    // The client hears of the first failure, which is the one to do something about.
+    if instance.config.auto_remove {
+        let _ = ledger.remove(&[Note::new("destroy")]);
+    } else {
+        let _ = ledger.save(&state, &[]);
+    }
+    client.send(&answer(kind::FAILED, &failed(error, Cause::Failed)));
+    client.flush();
+    if instance.config.auto_remove {
+        let _ = ledger.remove_files();
+        let _ = lock.remove();
+    }
+}
+
+/// Puts a supervisor together; nothing runs yet.
+fn assemble(
+    paths: &Paths,
+    instance: &Instance,
+    lock: Option<InstanceLock>,
+    ledger: Box<dyn Ledger>,
+    backend: Box<dyn Backend>,
+) -> io::Result<Supervisor> {
+    let poller = Poller::new()?;
+    let signals = match cfg!(test) {
+        // They would be blocked for the test program.
+        true => None,
+        false => Some(divert_signals(&poller)?),
+    };
+    let log = match instance.config.log.driver {
+        LogDriver::JsonFile => {
+            let path = log::path(paths, &instance.id);
+            Some(log::Writer::new(path, &instance.config.log))
+        }
+        LogDriver::None => None,
+    };
+    Ok(Supervisor {
+        settings: Settings::of(&instance.config),
+        state: instance.state.clone(),
+        backend,
+        ledger,
+        log,
+        directory: paths.instance_run(&instance.id),
+        complaints: complaints(paths, &instance.id),
+        lock,
+        poller,
+        listener: None,
+        signals,
+        clients: std::collections::BTreeMap::new(),
+        sessions: std::collections::BTreeMap::new(),
+        next_number: 0,
+        run: None,
+        restart_at: None,
+        back_off: restart::BackOff::new(),
+        monitor: None,
+        check: None,
+        kill_at: None,
+        start_again: false,
+        notes: Vec::new(),
+        is_flow_stopped: false,
+        buffer: Vec::new(),
+        tidy_at: None,
+        over_since: None,
+    })
+}
+
+/// SIGTERM and its like do not end a supervisor: they end its instance, as `stop` does.
+fn divert_signals(poller: &Poller) -> io::Result<OwnedFd> {
+    let signals = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
+    let signals = isle_sys::signals::divert(&signals.map(Signal::number))?;
+    poller.add(signals.as_fd(), Token::Signals, Interest::READ)?;
+    Ok(signals)
+}
+
+/// Takes over an instance whose supervisor was killed: supervises the process if it lives, and
+/// writes the end if it does not.
+fn take_over(paths: &Paths, id: &InstanceId) -> io::Result<()> {
+    drop(detach()?);
+    let Some(lock) = InstanceLock::try_acquire(paths, id)? else {
+        // Somebody was faster.
+        return Ok(());
+    };
+    let mut ledger = StoreLedger::open(paths, *id).map_err(io::Error::other)?;
+    let instance = ledger.instance().map_err(io::Error::other)?.clone();
+    if !instance.state.status.is_supervised() {
+        return Ok(());
+    }
+    let process = identity::find(&paths.instance_run(id))?;
+    let backend = backend::open(&instance, paths).map_err(io::Error::other)?;
+    let mut supervisor = assemble(paths, &instance, Some(lock), Box::new(ledger), backend)?;
+    drop(instance);
+    supervisor.take_over(process);
+    supervisor.run()
+}
