@@ -1,12 +1,14 @@
 //! Starts the supervisor of an instance.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use isle_sys::mount::{self, Attributes};
 use isle_types::InstanceId;
+use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::control::{Control, ControlError};
 use crate::protocol::{Request, Start, kind};
@@ -100,8 +102,9 @@ fn protect(path: &Path) -> Option<OwnedFd> {
 }
 
 fn read_only_clone(path: &Path) -> io::Result<OwnedFd> {
-    use rustix::mount::{OpenTreeFlags, open_tree};
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(rustix::fs::CWD, path, flags)?;
+    let read_only = Attributes::new(mount::RDONLY, 0, 0);
+    mount::set_attributes(tree.as_fd(), false, &read_only)?;
     Ok(tree)
 }

@@ -27,6 +27,7 @@ use isle_cgroup::{Cgroup, Layout};
 use isle_runtime::{Options, Plan, Rootfs};
 use isle_types::Signal;
 use oci_spec::runtime::Spec;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 pub(crate) use capabilities::by_name as capability_by_name;
@@ -209,6 +210,28 @@ impl Backend for Container {
             ended: child.pidfd,
             terminal: child.terminal,
         })
+    }
+
+    fn adopt(&mut self, process: &Process) -> io::Result<()> {
+        // Its root as it sees it itself; looked into as into any root: by descriptor, in it.
+        let rootfs = rustix::fs::open(
+            format!("/proc/{}/root", process.pid),
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let facts =
+            Facts::gather(&self.instance, &self.paths, rootfs.as_fd()).map_err(io::Error::other)?;
+        self.running = Some(Running {
+            spec: spec::specification(&self.instance, &facts),
+            facts,
+            cgroup: Arc::new(Cgroup::open(
+                &self.layout,
+                &spec::cgroup_path(&self.instance),
+            )?),
+            init: process.ended.try_clone()?,
+            pid: process.pid,
+        });
+        Ok(())
     }
 
     fn reap(&mut self, process: &Process) -> io::Result<Ended> {
