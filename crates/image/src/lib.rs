@@ -2,13 +2,18 @@
 
 #![forbid(unsafe_code)]
 
+mod blob;
 mod compression;
+mod decode;
 mod digest;
 mod failpoint;
 mod folders;
 mod image;
 mod ingest;
+mod layer;
+mod legacy;
 mod limits;
+mod load;
 mod manifest;
 mod nearest;
 mod pipe;
@@ -16,22 +21,27 @@ mod platform;
 mod progress;
 mod reference;
 mod schema;
+mod source;
 mod store;
 mod sweep;
 mod tar_reader;
 mod tree;
 mod unpack;
 
+pub use blob::BlobReader;
 pub use compression::{Compression, UnsupportedCompression};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use image::{ConfigError, DockerConfig, Healthcheck, Image, parse_config};
-pub use ingest::{ImagePlan, Ingest, IngestError, LayerStart, LayerTask, LayerWriter, StoredLayer};
+pub use ingest::{ImagePlan, Ingest, IngestError};
+pub use layer::{LayerStart, LayerTask, LayerWriter, StoredLayer};
 pub use limits::{LIMITS, Limits};
+pub use load::{LoadError, Loaded};
 pub use manifest::{Document, ManifestError, choose, parse_manifest};
 pub use platform::{Platform, PlatformError};
 pub use progress::{Event, Phase, Progress, Silent};
 pub use reference::{Reference, ReferenceError};
 pub use schema::SCHEMA;
+pub use source::{LoadInput, SourceError};
 pub use store::{FindError, Store, StoreError, TagError};
 pub use tar_reader::{Data, Entry, EntryKind, TarError, TarReader};
 pub use unpack::{UnpackError, UnpackOptions, Unpacked, unpack};

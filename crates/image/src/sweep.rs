@@ -16,11 +16,11 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::decode::unpack_stored;
 use crate::digest::Algorithm;
 use crate::digest::Digest;
 use crate::failpoint;
 use crate::folders::{DeadWorkspace, Workspace, random_name};
-use crate::ingest::unpack_stored;
 use crate::progress::{Progress, Silent};
 use crate::store::{Store, StoreError, digest_column};
 use crate::tree;

@@ -140,6 +140,21 @@ impl<R: BufRead> TarReader<R> {
         self.position
     }
 
+    /// Gives up the current entry's content: returns how many bytes the caller must skip in the
+    /// underlying stream before [`TarReader::next`].
+    pub fn forget_data(&mut self) -> u64 {
+        let rest = self.remaining + self.padding;
+        self.remaining = 0;
+        self.padding = 0;
+        self.position += rest;
+        rest
+    }
+
+    /// The underlying stream, at the current place.
+    pub const fn get_mut(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// The underlying stream.
     pub fn into_inner(self) -> R {
         self.input
