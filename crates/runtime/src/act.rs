@@ -166,7 +166,7 @@ fn open_need(need: &Need, cgroup: Option<&Cgroup>) -> Result<OwnedFd, LaunchErro
             rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(
                 |errno| {
                     LaunchError::prepare(format!("open the namespace {}", path.display()))(
-                        errno.into(),
+                        io::Error::from(errno),
                     )
                 },
             )
@@ -290,7 +290,7 @@ fn add_home(steps: &mut [Step], root: BorrowedFd<'_>, uid: u32) {
 
 fn check_capabilities(wanted: u64) -> Result<(), LaunchError> {
     let own = rustix::thread::capabilities(None).map_err(|errno| {
-        LaunchError::prepare("read the capabilities of this process")(errno.into())
+        LaunchError::prepare("read the capabilities of this process")(io::Error::from(errno))
     })?;
     let missing = wanted & !own.permitted.bits();
     if missing == 0 {

@@ -71,7 +71,7 @@ pub enum LaunchError {
         /// What, as a verb with its object.
         what: String,
         /// Why.
-        source: io::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The new process failed at a step.
     #[error("cannot {step}")]
@@ -154,9 +154,15 @@ const ENOENT: i32 = 2;
 const ENOTDIR: i32 = 20;
 
 impl LaunchError {
-    pub(crate) fn prepare(what: impl Into<String>) -> impl FnOnce(io::Error) -> LaunchError {
+    pub(crate) fn prepare<E>(what: impl Into<String>) -> impl FnOnce(E) -> LaunchError
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let what = what.into();
-        move |source| LaunchError::Prepare { what, source }
+        move |source| LaunchError::Prepare {
+            what,
+            source: source.into(),
+        }
     }
 
     pub(crate) fn step(steps: &[Step], failure: Failure) -> LaunchError {
