@@ -7,6 +7,7 @@
 //! - [`mount`]: mount_setattr(2), and new mounts from the caller's own namespace.
 //! - [`pidfd`]: how a process has ended that is not the caller's child.
 //! - [`process`]: the few calls that a runtime's parent process needs.
+//! - [`resource_usage`]: CPU time of children, for benchmarks.
 //! - [`signals`]: signals as something to read.
 //!
 //! Calls return [`std::io::Result`] and own their descriptors, which are close-on-exec.
@@ -17,4 +18,5 @@ pub mod memory;
 pub mod mount;
 pub mod pidfd;
 pub mod process;
+pub mod resource_usage;
 pub mod signals;
