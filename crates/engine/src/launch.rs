@@ -38,11 +38,19 @@ pub(crate) fn start(
     Ok(attach.map(|_| control.into_attachment(None)))
 }
 
-/// Has an instance taken over whose supervisor was killed. Returns at once: whoever wants to know
-/// what has become of it waits for the instance's lock to be held, or its row to say that it has
-/// ended.
+/// Has an instance taken over whose supervisor was killed (its row says that it runs, and its
+/// lock is free). Returns when its row tells the truth again: it runs and has a supervisor, or it
+/// has ended, or its restart policy starts it again.
+///
+/// Harmless when somebody else does the same at this moment.
 pub(crate) fn adopt(paths: &Paths, id: &InstanceId) -> Result<(), ControlError> {
-    spawn(&["--adopt"], paths, id, Stdio::null())
+    let (ours, theirs) = UnixStream::pair()?;
+    spawn(&["--adopt"], paths, id, OwnedFd::from(theirs).into())?;
+    match Control::over(ours, &paths.instance_run(id)).answer(kind::DONE) {
+        // It had nothing to do.
+        Ok(_) | Err(ControlError::HungUp) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn spawn(

@@ -79,12 +79,12 @@ const STARTER_PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// `isle-shim ROOT RUN ID` starts an instance; standard input is a socket to whoever wants that,
 /// who sends [`kind::START`]. `isle-shim --adopt ROOT RUN ID` takes over one whose supervisor was
-/// killed.
+/// killed; standard input is a socket then too, which is told when that is done.
 #[must_use]
 pub fn main() -> i32 {
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let adopt = arguments.first().is_some_and(|first| first == "--adopt");
-    if adopt {
+    let is_adoption = arguments.first().is_some_and(|first| first == "--adopt");
+    if is_adoption {
         arguments.remove(0);
     }
     let [root, run, id] = arguments.as_slice() else {
@@ -99,8 +99,8 @@ pub fn main() -> i32 {
         root: PathBuf::from(root),
         run: PathBuf::from(run),
     };
-    let result = match adopt {
-        true => take_over(&paths, &id),
+    let result = match is_adoption {
+        true => adopt(&paths, &id),
         false => begin(&paths, &id),
     };
     match result {
@@ -142,17 +142,39 @@ fn begin(paths: &Paths, id: &InstanceId) -> io::Result<()> {
     socket.set_read_timeout(None)?;
     let mut client = Client::new(socket)?;
     match prepare(paths, id) {
-        Ok(Prepared {
-            lock,
-            ledger,
-            instance,
-            is_unclean,
-        }) => supervise(paths, lock, ledger, instance, is_unclean, &start, client),
-        Err(failed) => {
+        Ok(prepared) => supervise(paths, prepared, &start, client),
+        Err(Unprepared::Refused(failed)) => {
             client.send(&answer(kind::FAILED, &failed));
             client.flush();
             Ok(())
         }
+        Err(Unprepared::Orphan(lock)) => {
+            let message = "the instance runs already; its supervisor was killed, and a new one \
+                           takes over now"
+                .to_owned();
+            let failed = Failed {
+                message,
+                exit_code: 125,
+                cause: Cause::AlreadyRunning,
+            };
+            client.send(&answer(kind::FAILED, &failed));
+            client.flush();
+            drop(client);
+            take_over(paths, id, lock, None)
+        }
+    }
+}
+
+/// Why an instance is not ours to start.
+enum Unprepared {
+    Refused(Failed),
+    /// It runs, and nobody looks after it.
+    Orphan(InstanceLock),
+}
+
+impl From<Failed> for Unprepared {
+    fn from(failed: Failed) -> Unprepared {
+        Unprepared::Refused(failed)
     }
 }
 
@@ -174,7 +196,7 @@ fn failed(error: &StartError, cause: Cause) -> Failed {
 }
 
 /// Takes the lock and reads the row.
-fn prepare(paths: &Paths, id: &InstanceId) -> Result<Prepared, Failed> {
+fn prepare(paths: &Paths, id: &InstanceId) -> Result<Prepared, Unprepared> {
     let because = |what: &str, text: String| StartError {
         message: format!("cannot {what}: {text}"),
         exit_code: 125,
@@ -202,7 +224,7 @@ fn prepare(paths: &Paths, id: &InstanceId) -> Result<Prepared, Failed> {
                 message,
                 exit_code: 125,
             };
-            return Err(failed(&error, Cause::AlreadyRunning));
+            return Err(failed(&error, Cause::AlreadyRunning).into());
         }
         std::thread::sleep(Duration::from_millis(2));
     };
@@ -214,6 +236,9 @@ fn prepare(paths: &Paths, id: &InstanceId) -> Result<Prepared, Failed> {
     let directory = paths.instance_run(id);
     let is_unclean =
         directory.join(streams::STDOUT).exists() || directory.join(identity::NAME).exists();
+    if let (true, Ok(Some(_))) = (is_unclean, identity::find(&directory)) {
+        return Err(Unprepared::Orphan(lock));
+    }
     let status = &mut instance.state.status;
     // We have the lock, so whatever it says, nobody looks after it.
     if let Ok(ended) = status.next(StatusEvent::GiveUp) {
@@ -224,7 +249,7 @@ fn prepare(paths: &Paths, id: &InstanceId) -> Result<Prepared, Failed> {
             message: chain(&denied),
             exit_code: 125,
         };
-        return Err(failed(&error, Cause::Failed));
+        return Err(failed(&error, Cause::Failed).into());
     }
     Ok(Prepared {
         lock,
@@ -234,15 +259,13 @@ fn prepare(paths: &Paths, id: &InstanceId) -> Result<Prepared, Failed> {
     })
 }
 
-fn supervise(
-    paths: &Paths,
-    lock: InstanceLock,
-    ledger: StoreLedger,
-    instance: Instance,
-    is_unclean: bool,
-    start: &Start,
-    client: Client,
-) -> io::Result<()> {
+fn supervise(paths: &Paths, prepared: Prepared, start: &Start, client: Client) -> io::Result<()> {
+    let Prepared {
+        lock,
+        ledger,
+        instance,
+        is_unclean,
+    } = prepared;
     let backend = match backend::open(&instance, paths) {
         Ok(backend) => backend,
         Err(error) => {
@@ -343,14 +366,24 @@ fn divert_signals(poller: &Poller) -> io::Result<OwnedFd> {
     Ok(signals)
 }
 
+/// Takes over for whoever asks on standard input, who hears when the state tells the truth again.
+fn adopt(paths: &Paths, id: &InstanceId) -> io::Result<()> {
+    let client = Client::new(UnixStream::from(detach()?))?;
+    match InstanceLock::try_acquire(paths, id)? {
+        Some(lock) => take_over(paths, id, lock, Some(client)),
+        // Somebody was faster.
+        None => Ok(()),
+    }
+}
+
 /// Takes over an instance whose supervisor was killed: supervises the process if it lives, and
 /// writes the end if it does not.
-fn take_over(paths: &Paths, id: &InstanceId) -> io::Result<()> {
-    drop(detach()?);
-    let Some(lock) = InstanceLock::try_acquire(paths, id)? else {
-        // Somebody was faster.
-        return Ok(());
-    };
+fn take_over(
+    paths: &Paths,
+    id: &InstanceId,
+    lock: InstanceLock,
+    client: Option<Client>,
+) -> io::Result<()> {
     let mut ledger = StoreLedger::open(paths, *id).map_err(io::Error::other)?;
     let instance = ledger.instance().map_err(io::Error::other)?.clone();
     if !instance.state.status.is_supervised() {
@@ -361,5 +394,9 @@ fn take_over(paths: &Paths, id: &InstanceId) -> io::Result<()> {
     let mut supervisor = assemble(paths, &instance, Some(lock), Box::new(ledger), backend)?;
     drop(instance);
     supervisor.take_over(process);
+    if let Some(mut client) = client {
+        client.send(&answer(kind::DONE, &()));
+        client.flush();
+    }
     supervisor.run()
 }

@@ -1,6 +1,7 @@
 //! The whole supervisor with real processes, under a fake back end and a ledger in memory.
 
 mod fake;
+mod real;
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
