@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use isle_engine::EngineError;
 use isle_format::TemplateError;
+use isle_image::{FindError, StoreError, TagError};
 
 use crate::flags::FlagError;
 
@@ -110,6 +111,15 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return Some(error.remedy.clone());
     }
     if let Some(error) = cause.downcast_ref::<EngineError>() {
+        return error.hint();
+    }
+    if let Some(error) = cause.downcast_ref::<FindError>() {
+        return error.hint();
+    }
+    if let Some(error) = cause.downcast_ref::<TagError>() {
+        return error.hint();
+    }
+    if let Some(error) = cause.downcast_ref::<StoreError>() {
         return error.hint();
     }
     if cause.downcast_ref::<TemplateError>().is_some() {

@@ -1,39 +1,96 @@
 //! Images as instances need them: found, pulled when missing, looked into.
 
-use isle_engine::config::HealthCheck;
+use std::time::Duration;
+
+use isle_engine::config::{HealthCheck, HealthTest, OnUnhealthy};
+use isle_image::{FindError, Image, Platform};
 use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::{Failure, Result};
-use crate::flags::instance::InstanceFlags;
-
-/// The image that an instance is made of.
-pub struct Found {
-    /// The store's id of it.
-    pub id: String,
-}
+use crate::flags::instance::{InstanceFlags, Pull};
 
 /// Finds the image, or pulls it, as the flags say.
-pub fn resolve(_context: &Context, name: &str, _flags: &InstanceFlags) -> Result<Found> {
-    Err(Failure::new(format!("no such image: {name}")).into())
+pub fn resolve(context: &Context, name: &str, flags: &InstanceFlags) -> Result<Image> {
+    let platform: Option<Platform> = flags.platform.as_deref().map(str::parse).transpose()?;
+    if flags.pull == Pull::Always {
+        return pull(context, name, platform.as_ref(), flags.quiet);
+    }
+    let found = match context.engine()?.images().find(name) {
+        Ok(image) => match &platform {
+            // Another platform of the same name is what is asked for.
+            Some(wanted) if wanted.fit(&image.platform).is_none() => None,
+            _ => Some(image),
+        },
+        Err(FindError::NotFound { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    match found {
+        Some(image) => Ok(image),
+        None if flags.pull == Pull::Never => Err(Failure::new(format!("no such image: {name}"))
+            .hint("leave out --pull never, or load it with `isle load`")
+            .into()),
+        None => {
+            if !flags.quiet {
+                eprintln!("Unable to find image '{name}' locally");
+            }
+            pull(context, name, platform.as_ref(), flags.quiet)
+        }
+    }
 }
 
-/// The health check that the image asks for.
-pub fn health_check(_context: &Context, _id: &str) -> Result<Option<HealthCheck>> {
-    Ok(None)
+fn pull(context: &Context, name: &str, _: Option<&Platform>, _quiet: bool) -> Result<Image> {
+    Ok(context.engine()?.images().find(name)?)
+}
+
+/// The health check that an image asks for.
+pub fn health_check(image: &Image) -> Option<HealthCheck> {
+    let check = image.docker.healthcheck.as_ref()?;
+    let test = match check.test.split_first()? {
+        (kind, _) if kind == "NONE" => HealthTest::Disabled,
+        (kind, words) if kind == "CMD" => HealthTest::Command(words.to_vec()),
+        (kind, words) if kind == "CMD-SHELL" => HealthTest::Shell(words.join(" ")),
+        _ => return None,
+    };
+    let or = |duration: Duration, default: u64| match duration.is_zero() {
+        true => Duration::from_secs(default),
+        false => duration,
+    };
+    Some(HealthCheck {
+        test,
+        interval: or(check.interval, 30),
+        timeout: or(check.timeout, 30),
+        start_period: check.start_period,
+        start_interval: or(check.start_interval, 5),
+        retries: if check.retries == 0 { 3 } else { check.retries },
+        on_unhealthy: OnUnhealthy::None,
+    })
 }
 
 /// An image as `docker image inspect` shows it; `None` when there is none of that name.
-pub fn inspect(_context: &Context, _name: &str) -> Result<Option<Value>> {
-    Ok(None)
+pub fn inspect(context: &Context, name: &str) -> Result<Option<Value>> {
+    match context.engine()?.images().find(name) {
+        Ok(image) => Ok(Some(isle_docker_model::image::inspect(&image))),
+        Err(FindError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Bytes of an image's files.
-pub fn size(_context: &Context, _id: &str) -> Result<u64> {
-    Ok(0)
+pub fn size(context: &Context, id: &str) -> Result<u64> {
+    Ok(context.engine()?.images().find(id)?.size)
 }
 
 /// The names of all images.
-pub fn names(_context: &Context) -> Result<Vec<String>> {
-    Ok(Vec::new())
+pub fn names(context: &Context) -> Result<Vec<String>> {
+    let images = context.engine()?.images().images()?;
+    Ok(images
+        .into_iter()
+        .flat_map(|image| image.repo_tags)
+        .collect())
+}
+
+/// How many images there are.
+pub fn count(context: &Context) -> Result<usize> {
+    Ok(context.engine()?.images().images()?.len())
 }

@@ -177,3 +177,11 @@ pub fn confirm(question: &str) -> Result<bool> {
     io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes"))
 }
+
+/// With an ellipsis where something is left out.
+pub fn shorten(text: &str, limit: usize) -> String {
+    match text.chars().count() > limit {
+        true => text.chars().take(limit - 1).chain(['…']).collect(),
+        false => text.to_owned(),
+    }
+}

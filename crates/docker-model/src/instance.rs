@@ -74,8 +74,13 @@ pub fn inspect(instance: &Instance, paths: &Paths, surroundings: &Surroundings) 
 /// The same without the keys that Docker leaves out when they are empty.
 #[must_use]
 pub fn for_print(mut inspected: Value) -> Value {
-    for (section, key) in [("State", "Health"), ("Config", "Healthcheck")] {
-        if let Some(map) = inspected[section].as_object_mut()
+    let optional = [
+        ("State", "Health"),
+        ("Config", "Healthcheck"),
+        ("Config", "ExposedPorts"),
+    ];
+    for (section, key) in optional {
+        if let Some(map) = inspected.get_mut(section).and_then(Value::as_object_mut)
             && map.get(key).is_some_and(Value::is_null)
         {
             map.shift_remove(key);

@@ -15,6 +15,7 @@
 
 mod config;
 mod host_config;
+pub mod image;
 pub mod instance;
 mod mounts;
 mod network;

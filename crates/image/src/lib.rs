@@ -27,6 +27,7 @@ mod sweep;
 mod tar_reader;
 mod tree;
 mod unpack;
+mod usage;
 
 pub use blob::BlobReader;
 pub use compression::{Compression, UnsupportedCompression};
@@ -44,4 +45,5 @@ pub use schema::SCHEMA;
 pub use source::{LoadInput, SourceError};
 pub use store::{FindError, Store, StoreError, TagError};
 pub use tar_reader::{Data, Entry, EntryKind, TarError, TarReader};
+pub use usage::{ImageUsage, Usage};
 pub use unpack::{UnpackError, UnpackOptions, Unpacked, unpack};

@@ -49,7 +49,7 @@ pub fn create(flags: &InstanceFlags, words: &[String], context: &Context) -> Res
     };
     let found = images::resolve(context, image, flags)?;
     if config.is_none() {
-        let check = images::health_check(context, &found.id)?;
+        let check = images::health_check(&found);
         config = Some(flags.config(image, command, check.as_ref())?);
     }
     let config = config.ok_or_else(|| Failure::new("no configuration"))?;
@@ -57,7 +57,7 @@ pub fn create(flags: &InstanceFlags, words: &[String], context: &Context) -> Res
     let instance = engine.create(CreateRequest {
         config,
         name: flags.name.clone(),
-        image_id: found.id,
+        image_id: found.id.to_string(),
     })?;
     if let Some(path) = &flags.cidfile
         && let Err(error) = write_id_file(path, &instance)

@@ -41,7 +41,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
         "ContainersRunning": count(&[Status::Running, Status::Restarting]),
         "ContainersPaused": count(&[Status::Paused]),
         "ContainersStopped": count(&[Status::Created, Status::Exited, Status::Removing]),
-        "Images": images::names(context)?.len(),
+        "Images": images::count(context)?,
         "Driver": "overlayfs",
         "LoggingDriver": "json-file",
         "CgroupVersion": cgroup_version(),

@@ -13,8 +13,8 @@ macro_rules! files {
 }
 
 files! {
-    attach, commit, completion, container_prune, cp, create, diff, doctor, events, exec, export, info, inspect, kill, logs,
-    pause, ps, rename, restart, rm, run, start, stats, stop, top, unpause, update, version, wait,
+    attach, commit, completion, container_prune, cp, create, diff, doctor, events, exec, export, history, image_inspect,
+    images, info, inspect, kill, logs, pause, ps, rename, restart, rm, run, start, stats, stop, tag, top, unpause, update, version, wait,
 }
 
 /// One verb.
@@ -89,6 +89,9 @@ pub static VERBS: &[Verb] = &[
     verb!(diff, "diff"),
     verb!(commit, "commit"),
     verb!(export, "export"),
+    verb!(images, "images"),
+    verb!(tag, "tag"),
+    verb!(history, "history"),
     verb!(events, "events"),
     verb!(info, "info"),
     verb!(version, "version"),
@@ -126,6 +129,16 @@ pub static GROUPS: &[Group] = &[
             verb!(commit, "commit"),
             verb!(export, "export"),
             verb!(container_prune, "prune"),
+        ],
+    },
+    Group {
+        name: "image",
+        about: "Manage images",
+        verbs: &[
+            verb!(images, "ls", ["list"]),
+            verb!(image_inspect, "inspect"),
+            verb!(history, "history"),
+            verb!(tag, "tag"),
         ],
     },
     Group {
@@ -238,4 +251,4 @@ pub fn overview() -> String {
     text.trim_end().to_owned()
 }
 
-const IMAGE_VERBS: &[&str] = &[];
+const IMAGE_VERBS: &[&str] = &["images", "tag", "history"];

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::failure::Result;
 use crate::flags::FlagError;
 use crate::flags::filter::{Filters, matches_pattern};
-use crate::output::{self, ListFlags};
+use crate::output::{self, ListFlags, shorten};
 
 pub const ABOUT: &str = "List instances";
 pub const EXAMPLES: &str = "  isle ps -a
@@ -256,14 +256,6 @@ fn row(instance: &Instance, now: Timestamp, no_trunc: bool) -> Row {
             ("Health", json!(status::health_word(&instance.state))),
             ("Platform", json!(format!("linux/{}", std::env::consts::ARCH))),
         ])
-    }
-}
-
-/// With an ellipsis where something is left out.
-fn shorten(text: &str, limit: usize) -> String {
-    match text.chars().count() > limit {
-        true => text.chars().take(limit - 1).chain(['…']).collect(),
-        false => text.to_owned(),
     }
 }
 
