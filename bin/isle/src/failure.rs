@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use isle_engine::EngineError;
 use isle_format::TemplateError;
-use isle_image::{FindError, StoreError, TagError};
 
 use crate::flags::FlagError;
 
@@ -113,15 +112,22 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<EngineError>() {
         return error.hint();
     }
-    if let Some(error) = cause.downcast_ref::<FindError>() {
-        return error.hint();
+    macro_rules! hints_of {
+        ($($error:ty),* $(,)?) => {
+            $(if let Some(error) = cause.downcast_ref::<$error>() {
+                return error.hint().map(|hint| hint.to_string());
+            })*
+        };
     }
-    if let Some(error) = cause.downcast_ref::<TagError>() {
-        return error.hint();
-    }
-    if let Some(error) = cause.downcast_ref::<StoreError>() {
-        return error.hint();
-    }
+    hints_of!(
+        isle_image::FindError,
+        isle_image::TagError,
+        isle_image::StoreError,
+        isle_image::IngestError,
+        isle_image::LoadError,
+        isle_registry::RegistryError,
+        isle_registry::CredentialsError,
+    );
     if cause.downcast_ref::<TemplateError>().is_some() {
         return Some(
             "use a field like {{.ID}}, {{json .}} for all of them, or --format json".into(),

@@ -13,6 +13,7 @@ mod failure;
 mod flags;
 mod images;
 mod output;
+mod progress;
 mod terminal;
 
 use std::ffi::OsString;

@@ -45,7 +45,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
         "Driver": "overlayfs",
         "LoggingDriver": "json-file",
         "CgroupVersion": cgroup_version(),
-        "IsolationLevels": levels(),
+        "IsolationLevels": levels(context),
         "DefaultIsolation": "container",
         "KernelVersion": uname.release().to_string_lossy(),
         "OperatingSystem": operating_system(),
@@ -64,13 +64,21 @@ pub fn run(args: &Args, context: &Context) -> Result {
 }
 
 /// Every level of the design: what this version and this host can do, and why not.
-fn levels() -> Value {
-    json!([
-        { "Name": "container", "Available": true, "Reason": "" },
-        { "Name": "sandbox", "Available": false, "Reason": "comes with a later version" },
-        { "Name": "vm", "Available": false, "Reason": "comes with a later version" },
-        { "Name": "wasm", "Available": false, "Reason": "comes with a later version" },
-    ])
+fn levels(context: &Context) -> Value {
+    let report = isle_doctor::examine(&context.paths().root);
+    let level = |level: &isle_doctor::Level| {
+        let reason = match (level.is_available, level.is_host_ready) {
+            (true, _) => String::new(),
+            (false, true) => "comes with a later version".to_owned(),
+            (false, false) => level.notes.join("; "),
+        };
+        json!({
+            "Name": level.isolation,
+            "Available": level.is_available,
+            "Reason": reason,
+        })
+    };
+    report.levels.iter().map(level).collect()
 }
 
 fn words(value: &Value, memory: u64) -> String {

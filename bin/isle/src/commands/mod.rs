@@ -13,8 +13,9 @@ macro_rules! files {
 }
 
 files! {
-    attach, commit, completion, container_prune, cp, create, diff, doctor, events, exec, export, history, image_inspect,
-    images, info, inspect, kill, logs, pause, ps, rename, restart, rm, run, start, stats, stop, tag, top, unpause, update, version, wait,
+    attach, commit, completion, container_prune, cp, create, diff, doctor, events, exec, export, history,
+    image_inspect, images, info, inspect, kill, load, login, logout, logs, pause, ps, rename, restart, rm,
+    run, start, stats, stop, system_df, tag, top, unpause, update, version, wait,
 }
 
 /// One verb.
@@ -90,8 +91,11 @@ pub static VERBS: &[Verb] = &[
     verb!(commit, "commit"),
     verb!(export, "export"),
     verb!(images, "images"),
+    verb!(load, "load"),
     verb!(tag, "tag"),
     verb!(history, "history"),
+    verb!(login, "login"),
+    verb!(logout, "logout"),
     verb!(events, "events"),
     verb!(info, "info"),
     verb!(version, "version"),
@@ -139,6 +143,7 @@ pub static GROUPS: &[Group] = &[
             verb!(image_inspect, "inspect"),
             verb!(history, "history"),
             verb!(tag, "tag"),
+            verb!(load, "load"),
         ],
     },
     Group {
@@ -251,4 +256,4 @@ pub fn overview() -> String {
     text.trim_end().to_owned()
 }
 
-const IMAGE_VERBS: &[&str] = &["images", "tag", "history"];
+const IMAGE_VERBS: &[&str] = &["images", "load", "tag", "history", "login", "logout"];

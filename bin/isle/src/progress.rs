@@ -1,0 +1,193 @@
+//! Progress of pull, push, load, save and import, on standard error.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use isle_image::{Digest, Event, Phase, Progress, Silent};
+use serde_json::json;
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// Bars on a terminal, plain lines elsewhere.
+    #[default]
+    Auto,
+    /// A line for each step of a layer.
+    Plain,
+    /// Bars.
+    Tty,
+    /// A JSON object for each step.
+    Rawjson,
+    /// Nothing.
+    None,
+}
+
+/// The flags.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub struct ProgressFlags {
+    /// How progress is shown: auto, plain, tty, rawjson or none
+    #[arg(
+        long,
+        value_name = "FORM",
+        default_value = "auto",
+        hide_possible_values = true
+    )]
+    progress: Form,
+    /// No progress
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+impl ProgressFlags {
+    /// Bars on a terminal, or nothing: for verbs without flags of their own.
+    pub fn only_quiet(quiet: bool) -> ProgressFlags {
+        ProgressFlags {
+            progress: Form::Auto,
+            quiet,
+        }
+    }
+
+    /// Who shows it.
+    pub fn open(self) -> Arc<dyn Progress> {
+        let is_terminal = rustix::termios::isatty(std::io::stderr());
+        match (self.quiet, self.progress, is_terminal) {
+            (true, _, _) | (_, Form::None, _) => Arc::new(Silent),
+            (_, Form::Tty, _) | (_, Form::Auto, true) => Arc::new(Bars::default()),
+            (_, Form::Plain, _) | (_, Form::Auto, false) => Arc::new(Lines::default()),
+            (_, Form::Rawjson, _) => Arc::new(Json::default()),
+        }
+    }
+}
+
+/// A bar a layer.
+#[derive(Debug, Default)]
+struct Bars {
+    screen: MultiProgress,
+    bars: Mutex<HashMap<Digest, ProgressBar>>,
+}
+
+impl Progress for Bars {
+    fn event(&self, event: &Event<'_>) {
+        match event {
+            Event::Message(text) => {
+                // A screen that cannot be drawn on is no reason to fail a pull.
+                let _ = self.screen.println(text);
+            }
+            Event::Layer {
+                id,
+                phase,
+                done,
+                total,
+            } => {
+                let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
+                let bar = bars.entry((*id).clone()).or_insert_with(|| {
+                    let bar = self.screen.add(ProgressBar::no_length());
+                    bar.set_prefix(id.short().to_owned());
+                    bar.set_style(words());
+                    bar
+                });
+                let moves = matches!(
+                    phase,
+                    Phase::Downloading | Phase::Unpacking | Phase::Uploading
+                );
+                if bar.message() != phase.as_str() {
+                    bar.set_message(phase.as_str());
+                    bar.set_style(if moves && total.is_some() {
+                        moving()
+                    } else {
+                        words()
+                    });
+                }
+                if let Some(total) = total {
+                    bar.set_length(*total);
+                }
+                bar.set_position(*done);
+                if phase.is_final() {
+                    bar.finish();
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn words() -> ProgressStyle {
+    style("{prefix}: {msg}")
+}
+
+fn moving() -> ProgressStyle {
+    style("{prefix}: {msg} [{bar:40}] {bytes}/{total_bytes}")
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
+}
+
+/// A line for each step of a layer.
+#[derive(Debug, Default)]
+struct Lines {
+    last: Mutex<HashMap<Digest, Phase>>,
+}
+
+impl Progress for Lines {
+    fn event(&self, event: &Event<'_>) {
+        match event {
+            Event::Message(text) => eprintln!("{text}"),
+            Event::Layer { id, phase, .. } => {
+                let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+                if last.insert((*id).clone(), *phase) != Some(*phase) {
+                    eprintln!("{}: {}", id.short(), phase.as_str());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A JSON object for each step, in the shape of Docker's API; those of one phase of one layer not more
+/// often than this.
+const JSON_INTERVAL: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Default)]
+struct Json {
+    last: Mutex<HashMap<Digest, (Phase, Instant)>>,
+}
+
+impl Progress for Json {
+    fn event(&self, event: &Event<'_>) {
+        let object = match event {
+            Event::Message(text) => json!({ "status": text }),
+            Event::Layer {
+                id,
+                phase,
+                done,
+                total,
+            } => {
+                let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+                let now = Instant::now();
+                let is_early = last.get(*id).is_some_and(|(before, time)| {
+                    before == phase && now.duration_since(*time) < JSON_INTERVAL
+                });
+                if is_early {
+                    return;
+                }
+                last.insert((*id).clone(), (*phase, now));
+                json!({
+                    "status": phase.as_str(),
+                    "progressDetail": { "current": done, "total": total },
+                    "id": id.short(),
+                })
+            }
+            _ => return,
+        };
+        let mut stderr = std::io::stderr().lock();
+        // Whoever reads the progress may go before the end.
+        let _ = writeln!(stderr, "{object}");
+    }
+}
