@@ -255,6 +255,19 @@ impl Repository {
         &self.reference
     }
 
+    /// Whether anybody but the registry itself is asked.
+    pub fn has_mirrors(&self) -> bool {
+        self.endpoints.len() > 1
+    }
+
+    /// The same repository at the registry itself, for when a mirror has given something wrong.
+    pub fn without_mirrors(&self) -> Repository {
+        Repository {
+            endpoints: vec![self.home().clone()],
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn scopes(&self, endpoint: &Endpoint) -> Vec<String> {
         let actions = match self.access {
             Access::Pull => "pull",
