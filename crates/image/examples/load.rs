@@ -22,7 +22,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         false => isle_image::LoadInput::File(std::fs::File::open(path)?),
     };
     for loaded in store.load(input, None, &progress)? {
-        println!("{} {:?} {}", loaded.image.id, loaded.names, loaded.image.size);
+        println!(
+            "{} {:?} {}",
+            loaded.image.id, loaded.names, loaded.image.size
+        );
     }
     println!("loaded in {:?}", begin.elapsed());
     let begin = Instant::now();

@@ -52,21 +52,20 @@ impl BlobReader {
 impl Read for BlobReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read(buffer)?;
-        match (&mut self.hasher, count) {
-            (Some(hasher), 1..) => hasher.update(&buffer[..count]),
-            (hasher, _) if !buffer.is_empty() => {
-                if hasher
-                    .take()
-                    .is_some_and(|hasher| hasher.finish() != self.digest)
-                {
-                    let digest = &self.digest;
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        format!("blob {digest} is damaged on the disk"),
-                    ));
-                }
+        if count > 0 {
+            if let Some(hasher) = &mut self.hasher {
+                hasher.update(&buffer[..count]);
             }
-            _ => {}
+            return Ok(count);
+        }
+        let is_end = !buffer.is_empty();
+        let found = is_end.then(|| self.hasher.take()).flatten();
+        if found.is_some_and(|hasher| hasher.finish() != self.digest) {
+            let digest = &self.digest;
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("blob {digest} is damaged on the disk"),
+            ));
         }
         Ok(count)
     }

@@ -7,7 +7,7 @@
 //! <https://github.com/opencontainers/image-spec/blob/main/descriptor.md#digests>
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -238,10 +238,6 @@ impl<R: Read> HashingReader<R> {
             count: 0,
         }
     }
-
-    pub(crate) fn into_inner(self) -> R {
-        self.inner
-    }
 }
 
 impl<R: Read> Read for HashingReader<R> {
@@ -252,37 +248,6 @@ impl<R: Read> Read for HashingReader<R> {
             hasher.update(&buffer[..count]);
         }
         Ok(count)
-    }
-}
-
-/// Hashes what is written through it.
-#[derive(Debug)]
-pub(crate) struct HashingWriter<W> {
-    pub(crate) inner: W,
-    pub(crate) hasher: Hasher,
-    pub(crate) count: u64,
-}
-
-impl<W: Write> HashingWriter<W> {
-    pub(crate) fn new(inner: W) -> Self {
-        HashingWriter {
-            inner,
-            hasher: Hasher::new(Algorithm::Sha256),
-            count: 0,
-        }
-    }
-}
-
-impl<W: Write> Write for HashingWriter<W> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let count = self.inner.write(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        self.count += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
     }
 }
 

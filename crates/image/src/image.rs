@@ -140,7 +140,7 @@ mod nanoseconds {
 #[derive(Debug, thiserror::Error)]
 #[error("the image configuration cannot be understood")]
 pub struct ConfigError {
-    #[source]
+    #[from]
     source: serde_json::Error,
 }
 
@@ -156,7 +156,16 @@ struct WithDocker {
 /// [`ConfigError`] when it is not one.
 pub fn parse_config(bytes: &[u8]) -> Result<(ImageConfiguration, DockerConfig), ConfigError> {
     let fail = |source| ConfigError { source };
+    expect_object(bytes).map_err(fail)?;
     let config = serde_json::from_slice(bytes).map_err(fail)?;
     let with_docker: WithDocker = serde_json::from_slice(bytes).map_err(fail)?;
     Ok((config, with_docker.config))
+}
+
+/// serde takes a list for a struct as well; nobody else does.
+pub(crate) fn expect_object(bytes: &[u8]) -> Result<(), serde_json::Error> {
+    match bytes.trim_ascii_start().first() {
+        Some(b'{') => Ok(()),
+        _ => Err(serde::de::Error::custom("expected a JSON object")),
+    }
 }

@@ -321,8 +321,7 @@ impl Ingest<'_> {
             small_files.push((digest, self.write_blob(bytes)?, bytes.len() as u64));
         }
         let boot = self.store.boot()?;
-        let leftovers = self.store.database.durably(|transaction| {
-            let mut leftovers = Vec::new();
+        self.store.database.durably(|transaction| {
             for (digest, name, size) in &small_files {
                 self.place_blob(transaction, digest, *size, &self.workspace.fd, name)?;
             }
@@ -340,7 +339,7 @@ impl Ingest<'_> {
             self.sync_folders()?;
             self.insert_image(transaction, plan, &layers, &rows)?;
             for name in names {
-                leftovers.extend(set_name(transaction, name, &plan.id)?);
+                set_name(transaction, name, &plan.id)?;
             }
             if let Some((reference, digest)) =
                 repo_digest.and_then(|reference| Some((reference, reference.digest()?)))
@@ -356,9 +355,10 @@ impl Ingest<'_> {
                 [&*self.workspace.name],
             )?;
             failpoint::hit("commit").map_err(self.store.io("commit in", "isle.db"))?;
-            Ok::<_, IngestError>(leftovers)
+            Ok::<_, IngestError>(())
         })?;
-        drop(leftovers);
+        // The locks on downloaded files are held until they are in their places.
+        drop(layers);
         failpoint::hit("committed").map_err(self.store.io("commit in", "isle.db"))?;
         Ok(self.store.image(&plan.id)?)
     }

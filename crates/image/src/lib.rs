@@ -3,11 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod blob;
+mod build;
+mod changes;
 mod compression;
 mod decode;
 mod digest;
 mod failpoint;
 mod folders;
+mod history;
 mod image;
 mod ingest;
 mod layer;
@@ -22,6 +25,8 @@ mod progress;
 mod pull;
 mod push;
 mod reference;
+mod remove;
+mod save;
 mod schema;
 mod source;
 mod store;
@@ -32,8 +37,11 @@ mod unpack;
 mod usage;
 
 pub use blob::BlobReader;
+pub use build::{BuildError, CommitOptions, ImportOptions};
+pub use changes::{ChangeError, apply_changes};
 pub use compression::{Compression, UnsupportedCompression};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
+pub use history::HistoryEntry;
 pub use image::{ConfigError, DockerConfig, Healthcheck, Image, parse_config};
 pub use ingest::{ImagePlan, Ingest, IngestError};
 pub use layer::{LayerStart, LayerTask, LayerWriter, StoredLayer};
@@ -45,9 +53,11 @@ pub use progress::{Event, Phase, Progress, Silent};
 pub use pull::{PullError, PullOptions, PullPolicy};
 pub use push::PushError;
 pub use reference::{Reference, ReferenceError};
+pub use remove::{LabelFilter, PruneOptions, Pruned, RemoveError, Removed};
+pub use save::{SaveError, SaveFormat};
 pub use schema::SCHEMA;
 pub use source::{LoadInput, SourceError};
 pub use store::{FindError, Store, StoreError, TagError};
 pub use tar_reader::{Data, Entry, EntryKind, TarError, TarReader};
-pub use usage::{ImageUsage, Usage};
 pub use unpack::{UnpackError, UnpackOptions, Unpacked, unpack};
+pub use usage::{ImageUsage, Usage};

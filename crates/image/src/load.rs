@@ -81,9 +81,9 @@ pub enum LoadError {
     #[error("the image archive has the image for {found}, not for {wanted}")]
     Platform {
         /// Asked for.
-        wanted: Platform,
+        wanted: Box<Platform>,
         /// What there is.
-        found: Platform,
+        found: Box<Platform>,
     },
     /// Number of layers.
     #[error(
@@ -552,8 +552,8 @@ fn references(names: &[String]) -> Result<Vec<Reference>, ReferenceError> {
 fn check_platform(wanted: Option<&Platform>, found: &Platform) -> Result<(), LoadError> {
     match wanted {
         Some(wanted) if wanted.fit(found).is_none() => Err(LoadError::Platform {
-            wanted: wanted.clone(),
-            found: found.clone(),
+            wanted: Box::new(wanted.clone()),
+            found: Box::new(found.clone()),
         }),
         _ => Ok(()),
     }

@@ -129,6 +129,7 @@ pub fn parse_manifest(bytes: &[u8], media_type: Option<&str>) -> Result<Document
             limit,
         });
     }
+    crate::image::expect_object(bytes)?;
     let shape: Shape = serde_json::from_slice(bytes)?;
     if shape.fs_layers.is_some() || shape.schema_version == Some(1) {
         return Err(ManifestError::Type(

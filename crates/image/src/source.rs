@@ -209,8 +209,7 @@ impl Source {
         let file = Arc::new(file);
         let mut members = HashMap::new();
         let mut archive = TarReader::new(BufReader::with_capacity(4096, &*file), limits);
-        loop {
-            let Some(entry) = archive.next()? else { break };
+        while let Some(entry) = archive.next()? {
             let name = normal(&String::from_utf8_lossy(&entry.path));
             let (kind, size, link) = (entry.kind, entry.size, entry.link.clone());
             let is_plain = entry.sparse.is_none();

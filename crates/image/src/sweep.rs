@@ -88,7 +88,11 @@ impl Store {
     /// When the store cannot be read or written.
     pub(crate) fn sweep(&self) -> Result<u64, StoreError> {
         self.end_orphaned_leases()?;
-        self.database.write(|transaction| {
+        let unpacked = self.database.write(|transaction| {
+            let before: u64 =
+                transaction.query_row("SELECT coalesce(sum(size), 0) FROM layer", [], |row| {
+                    row.get(0)
+                })?;
             transaction.execute(
                 "DELETE FROM layer WHERE id NOT IN (SELECT layer FROM image_layer)
                  AND id NOT IN (SELECT layer FROM image_lease WHERE layer IS NOT NULL)",
@@ -99,14 +103,18 @@ impl Store {
                  AND digest NOT IN (SELECT blob FROM image_lease WHERE blob IS NOT NULL)",
                 [],
             )?;
-            Ok::<_, StoreError>(())
+            let after: u64 =
+                transaction.query_row("SELECT coalesce(sum(size), 0) FROM layer", [], |row| {
+                    row.get(0)
+                })?;
+            Ok::<_, StoreError>(before - after)
         })?;
         failpoint::hit("sweep").map_err(self.io("clear", "blobs"))?;
         let trash = self
             .folders
             .workspace()
             .map_err(self.io("make a working folder in", "tmp"))?;
-        let mut freed = 0;
+        let mut freed = unpacked;
         self.database.write(|transaction| {
             let mut statement = transaction.prepare("SELECT directory FROM layer")?;
             let known: HashSet<String> = statement
@@ -130,6 +138,32 @@ impl Store {
         // The directories themselves take longest, and nobody waits for the lock meanwhile.
         drop(trash);
         Ok(freed)
+    }
+
+    /// Notes that the layers unpacked in this boot have reached the disk, after making sure of it.
+    /// Cheap when there are none, and when the kernel has written them back already.
+    ///
+    /// # Errors
+    /// When the file system cannot be synced or the state file written.
+    pub(crate) fn settle(&self) -> Result<(), StoreError> {
+        let boot = self.boot()?;
+        let layers: Vec<i64> = self
+            .database
+            .connection()
+            .prepare_cached("SELECT id FROM layer WHERE boot = ?1")?
+            .query_map([boot], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        if layers.is_empty() {
+            return Ok(());
+        }
+        rustix::fs::syncfs(&self.folders.layers)
+            .map_err(|errno| self.io("sync", "layers")(errno.into()))?;
+        self.database.write(|transaction| {
+            for layer in layers {
+                transaction.execute("UPDATE layer SET boot = NULL WHERE id = ?1", [layer])?;
+            }
+            Ok::<_, StoreError>(())
+        })
     }
 
     fn sweep_blobs(

@@ -176,8 +176,7 @@ pub fn unpack<R: BufRead>(
         kept_names: 0,
         report: Unpacked::default(),
     };
-    loop {
-        let Some(entry) = archive.next()? else { break };
+    while let Some(entry) = archive.next()? {
         // Taken out of the reader, because reading its content needs the reader.
         let entry = entry.clone();
         unpacker.entry(&entry, archive)?;

@@ -86,4 +86,17 @@ impl Store {
             images,
         })
     }
+
+    /// Who needs an image: ids of instances.
+    ///
+    /// # Errors
+    /// When the state file cannot be read.
+    pub fn holders(&self, image: &Digest) -> Result<Vec<String>, StoreError> {
+        let mut statement = self
+            .database
+            .connection()
+            .prepare_cached("SELECT owner FROM image_hold WHERE image = ?1 ORDER BY owner")?;
+        let owners = statement.query_map([image.as_str()], |row| row.get(0))?;
+        Ok(owners.collect::<Result<_, _>>()?)
+    }
 }
