@@ -2,14 +2,17 @@
 
 use oci_spec::image::Config as ImageConfig;
 
-use crate::config::{HealthCheck, InstanceConfig, Mount, MountSource};
+use crate::config::{ConfigError, HealthCheck, InstanceConfig, Mount, MountSource};
 
 /// Fills what the user left open with what the image says.
+///
+/// # Errors
+/// When the image says something that cannot be carried out.
 pub(crate) fn merge(
     config: &mut InstanceConfig,
     image: &ImageConfig,
     health_check: Option<HealthCheck>,
-) {
+) -> Result<(), ConfigError> {
     let process = &mut config.process;
     if process.user.as_ref().is_none_or(String::is_empty) {
         process.user = image.user().clone().filter(|user| !user.is_empty());
@@ -62,13 +65,22 @@ pub(crate) fn merge(
             });
         }
     }
-    if config.stop_signal.is_none() {
-        let signal = image.stop_signal().as_deref();
-        config.stop_signal = signal.and_then(|text| text.parse().ok());
-    }
     if config.health_check.is_none() {
         config.health_check = health_check;
     }
+    if config.stop_signal.is_none() {
+        let signal = image.stop_signal().as_ref().filter(|text| !text.is_empty());
+        let parse = |text: &String| {
+            text.parse().map_err(|_| ConfigError {
+                field: "STOPSIGNAL of the image",
+                value: text.clone(),
+                reason: "there is no such signal".to_owned(),
+                hint: Some("say another one with --stop-signal"),
+            })
+        };
+        config.stop_signal = signal.map(parse).transpose()?;
+    }
+    Ok(())
 }
 
 /// A path without `.`, empty parts and a slash at its end. `..` stays, and is refused later.
@@ -104,7 +116,7 @@ mod tests {
     #[test]
     fn the_image_fills_what_the_user_left_open() {
         let mut config = InstanceConfig::default();
-        merge(&mut config, &image(), None);
+        merge(&mut config, &image(), None).unwrap();
         assert_eq!(config.process.user.as_deref(), Some("app"));
         assert_eq!(config.process.entrypoint, words(&["/start"]));
         assert_eq!(config.process.command, words(&["serve"]));
@@ -125,7 +137,7 @@ mod tests {
             labels: [("a".to_owned(), "user".to_owned())].into(),
             ..InstanceConfig::default()
         };
-        merge(&mut config, &image(), None);
+        merge(&mut config, &image(), None).unwrap();
         assert_eq!(config.process.env, ["A=user", "PATH=/bin"]);
         assert_eq!(config.process.entrypoint, words(&["/start"]));
         assert_eq!(config.process.command, words(&["other"]));
@@ -141,7 +153,7 @@ mod tests {
         ] {
             let mut config = InstanceConfig::default();
             config.process.entrypoint = given;
-            merge(&mut config, &image(), None);
+            merge(&mut config, &image(), None).unwrap();
             assert_eq!(config.process.entrypoint, expected);
             assert_eq!(config.process.command, None);
         }

@@ -142,7 +142,7 @@ impl Store {
     /// # Errors
     /// When it cannot be used.
     pub fn open(paths: &Paths) -> Result<Store, StoreError> {
-        let database = Database::open(&paths.database(), &[SCHEMA])?;
+        let database = Database::open(&paths.database(), &[isle_image::SCHEMA, SCHEMA])?;
         Ok(Store { database })
     }
 
@@ -233,11 +233,17 @@ impl Store {
         Ok(found)
     }
 
-    /// Adds a row, and the event `create`.
+    /// Adds a row, and the event `create`. What must come to be together with it (the hold on its
+    /// image, its volumes) is done by `also` in the same transaction.
     ///
     /// # Errors
-    /// [`StoreError::NameInUse`].
-    pub fn insert(&self, instance: &Instance, layers: &[PathBuf]) -> Result<(), StoreError> {
+    /// [`StoreError::NameInUse`], and what `also` fails with.
+    pub fn insert(
+        &self,
+        instance: &Instance,
+        layers: &[PathBuf],
+        also: impl FnOnce(&Transaction<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let config = document(&instance.id, "config", &instance.config)?;
         let state = document(&instance.id, "state", &instance.state)?;
         let layers = document(&instance.id, "layers", layers)?;
@@ -259,7 +265,23 @@ impl Store {
                     status_name(instance.state.status),
                     state,
                 ])?;
+            also(transaction)?;
             note(transaction, &NewEvent::of_instance(instance, "create"))
+        })
+    }
+
+    /// Writes where the layers are now, after the image store had to unpack them again.
+    ///
+    /// # Errors
+    /// When the state file cannot be written.
+    pub fn set_layers(&self, id: &InstanceId, layers: &[PathBuf]) -> Result<(), StoreError> {
+        let layers = document(id, "layers", layers)?;
+        self.database.write(|transaction| {
+            transaction.execute(
+                "UPDATE instance SET layers = ?2 WHERE id = ?1",
+                params![id.to_string(), layers],
+            )?;
+            Ok(())
         })
     }
 
@@ -350,7 +372,8 @@ impl Store {
         })
     }
 
-    /// Takes a row away. Harmless when it is gone already; events are noted only if it was there.
+    /// Takes a row away, and its hold on the image. Harmless when it is gone already; events are
+    /// noted only if it was there.
     ///
     /// # Errors
     /// When the state file cannot be written.
@@ -362,6 +385,7 @@ impl Store {
             if removed == 0 {
                 return Ok(());
             }
+            isle_image::Store::release(transaction, &id.to_string())?;
             events.iter().try_for_each(|event| note(transaction, event))
         })
     }
@@ -611,7 +635,7 @@ mod tests {
         let (_folder, store) = store();
         let mut web = instance(1, "web");
         let layers = [PathBuf::from("layers/b"), PathBuf::from("layers/a")];
-        store.insert(&web, &layers).unwrap();
+        store.insert(&web, &layers, |_| Ok(())).unwrap();
         assert_eq!(store.get(&web.id).unwrap(), Some(web.clone()));
         assert_eq!(store.by_name("web").unwrap(), Some(web.clone()));
         assert_eq!(store.layers(&web.id).unwrap(), layers);
@@ -628,15 +652,15 @@ mod tests {
     fn a_taken_name_is_refused_with_its_owner() {
         let (_folder, store) = store();
         let first = instance(1, "web");
-        store.insert(&first, &[]).unwrap();
+        store.insert(&first, &[], |_| Ok(())).unwrap();
         let second = instance(2, "web");
-        let error = store.insert(&second, &[]).unwrap_err();
+        let error = store.insert(&second, &[], |_| Ok(())).unwrap_err();
         let expected = format!(
             "the name \"web\" is already in use by instance {}",
             first.id
         );
         assert_eq!(error.to_string(), expected);
-        store.insert(&instance(3, "db"), &[]).unwrap();
+        store.insert(&instance(3, "db"), &[], |_| Ok(())).unwrap();
         let name = "web".parse().unwrap();
         let error = store.rename(&instance(3, "db").id, &name, &[]).unwrap_err();
         assert_eq!(error.to_string(), expected);
@@ -647,7 +671,9 @@ mod tests {
         let (_folder, store) = store();
         for number in [0x1000, 0x1f00, 0x2000] {
             let name = format!("n{number}");
-            store.insert(&instance(number, &name), &[]).unwrap();
+            store
+                .insert(&instance(number, &name), &[], |_| Ok(()))
+                .unwrap();
         }
         assert_eq!(store.by_id_prefix("1").unwrap().len(), 2);
         assert_eq!(store.by_id_prefix("1f").unwrap().len(), 1);
@@ -658,7 +684,7 @@ mod tests {
     fn changes_of_what_is_gone_are_refused() {
         let (_folder, store) = store();
         let web = instance(1, "web");
-        store.insert(&web, &[]).unwrap();
+        store.insert(&web, &[], |_| Ok(())).unwrap();
         store.remove(&web.id, &[]).unwrap();
         store.remove(&web.id, &[]).unwrap();
         let error = store.set_state(&web.id, &web.state, &[]).unwrap_err();
@@ -701,7 +727,9 @@ mod tests {
                     for number in 0..25 {
                         let number = writer * 100 + number;
                         let name = format!("n{number}");
-                        store.insert(&instance(number, &name), &[]).unwrap();
+                        store
+                            .insert(&instance(number, &name), &[], |_| Ok(()))
+                            .unwrap();
                     }
                 });
             }

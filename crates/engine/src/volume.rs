@@ -11,7 +11,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
 use rustix::io::Errno;
 
@@ -32,23 +32,25 @@ pub(crate) fn is_name(name: &str) -> bool {
 
 /// Notes that a volume is there; its folder is made when it is first mounted. Harmless when it was
 /// there before.
-pub(crate) fn declare(store: &Store, name: &str, is_anonymous: bool) -> Result<(), StoreError> {
-    store.database().write(|transaction| {
-        let added = transaction
-            .prepare_cached(
-                "INSERT INTO volume (name, created_at, is_anonymous, labels)
-                 VALUES (?1, ?2, ?3, '{}') ON CONFLICT DO NOTHING",
-            )?
-            .execute(params![
-                name,
-                i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX),
-                is_anonymous,
-            ])?;
-        if added == 0 {
-            return Ok(());
-        }
-        note(transaction, &event(name, "create"))
-    })
+pub(crate) fn declare(
+    transaction: &Transaction<'_>,
+    name: &str,
+    is_anonymous: bool,
+) -> Result<(), StoreError> {
+    let added = transaction
+        .prepare_cached(
+            "INSERT INTO volume (name, created_at, is_anonymous, labels)
+             VALUES (?1, ?2, ?3, '{}') ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![
+            name,
+            i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX),
+            is_anonymous,
+        ])?;
+    match added {
+        0 => Ok(()),
+        _ => note(transaction, &event(name, "create")),
+    }
 }
 
 /// Takes a volume away if it is an anonymous one; files first, so that a row never lacks them

@@ -121,14 +121,9 @@ pub enum EngineError {
     /// The image store.
     #[error(transparent)]
     Images(#[from] isle_image::StoreError),
-    /// The image store failed.
-    #[error("cannot use image {image}: {reason}")]
-    Image {
-        /// Its id or name.
-        image: String,
-        /// The whole chain, outermost first.
-        reason: String,
-    },
+    /// There is no such image.
+    #[error(transparent)]
+    FindImage(#[from] isle_image::FindError),
     /// The host refused something.
     #[error("cannot {operation} {path}")]
     Io {
@@ -180,6 +175,8 @@ impl EngineError {
             EngineError::NoLog { .. } => {
                 "create the instance with --log-driver json-file to keep its output".to_owned()
             }
+            EngineError::FindImage(error) => return error.hint(),
+            EngineError::Images(error) => return error.hint(),
             EngineError::NoSupervisorProgram => {
                 "put isle-shim beside the isle program, or name it in $ISLE_SHIM".to_owned()
             }

@@ -1,12 +1,21 @@
 //! Finding, making and naming instances.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
+use isle_image::{Healthcheck, Image};
 use isle_types::{InstanceId, InstanceName};
 use jiff::Timestamp;
 
 use super::{CreateRequest, Engine, EngineError};
-use crate::names;
+use crate::config::{
+    HealthCheck, HealthTest, InstanceConfig, MountSource, NamespaceMode, NetworkMode, OnUnhealthy,
+};
+use crate::merge::{merge, normal_path};
 use crate::state::{Instance, InstanceState, Status};
 use crate::store::NewEvent;
+use crate::validate::{Host, validate};
+use crate::{names, volume};
 
 /// So many random names are tried before one gets a number behind it.
 const RANDOM_NAMES_TRIED: usize = 6;
@@ -80,8 +89,30 @@ impl Engine {
     /// # Errors
     /// When the configuration is invalid, the name taken, the image missing.
     pub fn create(&self, request: CreateRequest) -> Result<Instance, EngineError> {
-        let config = request.config;
-        let layers = Vec::new();
+        let image = self.images.find(&request.image_id)?;
+        let mut config = request.config;
+        if let Some(of_image) = image.config.config() {
+            let health_check = image.docker.healthcheck.as_ref().and_then(health_check);
+            merge(&mut config, of_image, health_check)?;
+        }
+        for mount in &mut config.mounts {
+            mount.target = normal_path(&mount.target);
+        }
+        let host = Host::probe().map_err(EngineError::io("read", "/sys/devices/system/cpu"))?;
+        validate(&config, &host)?;
+        self.pin_other_instances(&mut config)?;
+        let mut volumes = Vec::new();
+        for mount in &mut config.mounts {
+            if let MountSource::Volume { name, .. } = &mut mount.source {
+                let is_anonymous = name.is_none();
+                if is_anonymous {
+                    let random = names::random_id().map_err(no_randomness)?;
+                    *name = Some(random.to_string());
+                }
+                volumes.extend(name.clone().map(|name| (name, is_anonymous)));
+            }
+        }
+        let layers = self.layers_of(&image)?;
         let mut instance = Instance {
             id: names::random_id().map_err(no_randomness)?,
             name: match request.name {
@@ -89,7 +120,7 @@ impl Engine {
                 None => names::random_name(false).map_err(no_randomness)?,
             },
             created_at: Timestamp::now(),
-            image_id: request.image_id,
+            image_id: image.id.to_string(),
             config,
             state: InstanceState {
                 status: Status::Created,
@@ -104,11 +135,14 @@ impl Engine {
         };
         let mut tries = 0;
         loop {
-            match self
-                .store
-                .insert(&instance, &layers)
-                .map_err(EngineError::from)
-            {
+            let inserted = self.store.insert(&instance, &layers, |transaction| {
+                let owner = instance.id.to_string();
+                isle_image::Store::hold(transaction, &instance.image_id, &owner)?;
+                volumes.iter().try_for_each(|(name, is_anonymous)| {
+                    volume::declare(transaction, name, *is_anonymous)
+                })
+            });
+            match inserted.map_err(EngineError::from) {
                 Ok(()) => return Ok(instance),
                 Err(EngineError::NameInUse { .. }) if request.name.is_none() => {
                     tries += 1;
@@ -118,6 +152,37 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The image's unpacked layers, topmost first, relative to the root where they are below it.
+    pub(crate) fn layers_of(&self, image: &Image) -> Result<Vec<PathBuf>, EngineError> {
+        let layers = self.images.layers(image)?;
+        let root = &self.paths.root;
+        let relative = |layer: &PathBuf| layer.strip_prefix(root).unwrap_or(layer).to_owned();
+        Ok(layers.iter().rev().map(relative).collect())
+    }
+
+    /// Whose namespaces are shared is decided now, by id: a name may come to mean another one.
+    fn pin_other_instances(&self, config: &mut InstanceConfig) -> Result<(), EngineError> {
+        let pin = |name: &mut String| -> Result<(), EngineError> {
+            *name = self.find(name)?.id.to_string();
+            Ok(())
+        };
+        if let NetworkMode::Instance(name) = &mut config.network {
+            pin(name)?;
+        }
+        let namespaces = &mut config.namespaces;
+        for mode in [
+            &mut namespaces.pid,
+            &mut namespaces.ipc,
+            &mut namespaces.uts,
+            &mut namespaces.cgroup,
+        ] {
+            if let NamespaceMode::Instance(name) = mode {
+                pin(name)?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives it another name.
@@ -139,6 +204,32 @@ impl Engine {
 
 fn no_randomness(error: std::io::Error) -> EngineError {
     EngineError::io("get random bytes from", "/dev/urandom")(error)
+}
+
+/// An image's health check with Docker's defaults; `None` for one that says nothing.
+fn health_check(image: &Healthcheck) -> Option<HealthCheck> {
+    let or = |duration: Duration, seconds| match duration.is_zero() {
+        true => Duration::from_secs(seconds),
+        false => duration,
+    };
+    let test = match image.test.split_first()? {
+        (kind, _) if kind == "NONE" => HealthTest::Disabled,
+        (kind, words) if kind == "CMD" => HealthTest::Command(words.to_vec()),
+        (kind, words) if kind == "CMD-SHELL" => HealthTest::Shell(words.join(" ")),
+        _ => return None,
+    };
+    Some(HealthCheck {
+        test,
+        interval: or(image.interval, 30),
+        timeout: or(image.timeout, 30),
+        start_period: image.start_period,
+        start_interval: or(image.start_interval, 5),
+        retries: match image.retries {
+            0 => 3,
+            retries => retries,
+        },
+        on_unhealthy: OnUnhealthy::None,
+    })
 }
 
 /// How many letters must be changed, added or left out to make `b` of `a` (Levenshtein).
