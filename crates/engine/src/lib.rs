@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod archive;
 pub mod backend;
 pub mod config;
 mod control;

@@ -80,6 +80,16 @@ pub enum EngineError {
         /// Why not.
         reason: &'static str,
     },
+    /// An archive could not be unpacked into it.
+    #[error("cannot unpack the archive into {path} of instance {name}: {reason}")]
+    Archive {
+        /// Whose file system.
+        name: InstanceName,
+        /// The folder inside.
+        path: String,
+        /// The whole chain, outermost first.
+        reason: String,
+    },
     /// Its log driver keeps nothing.
     #[error("instance {name} keeps no log: its log driver is none")]
     NoLog {

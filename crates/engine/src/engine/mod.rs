@@ -1,6 +1,7 @@
 //! [`Engine`]: what every front door uses.
 
 mod error;
+mod files;
 mod instances;
 mod requests;
 mod verbs_todo;

@@ -160,58 +160,6 @@ impl Engine {
         todo!()
     }
 
-    /// What differs from the image.
-    ///
-    /// # Errors
-    /// When the writable layer cannot be read.
-    pub fn diff(&self, _id: &InstanceId) -> Result<Vec<Change>, EngineError> {
-        todo!()
-    }
-
-    /// Writes the whole root file system as a tar archive.
-    ///
-    /// # Errors
-    /// When it cannot be read, or the writer fails.
-    pub fn export(&self, _id: &InstanceId, _writer: &mut dyn Write) -> Result<(), EngineError> {
-        todo!()
-    }
-
-    /// What a path inside is, links in its last element not followed.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn stat_path(&self, _id: &InstanceId, _path: &str) -> Result<PathStat, EngineError> {
-        todo!()
-    }
-
-    /// Writes a path inside as a tar archive whose entries start with the path's last element.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn copy_out(
-        &self,
-        _id: &InstanceId,
-        _path: &str,
-        _follow_link: bool,
-        _writer: &mut dyn Write,
-    ) -> Result<(), EngineError> {
-        todo!()
-    }
-
-    /// Unpacks a tar archive into a directory inside.
-    ///
-    /// # Errors
-    /// When the directory is not there, or not writable.
-    pub fn copy_in(
-        &self,
-        _id: &InstanceId,
-        _directory: &str,
-        _keep_owner: bool,
-        _reader: &mut dyn Read,
-    ) -> Result<(), EngineError> {
-        todo!()
-    }
-
     /// Makes an image of its root file system; returns the image's id.
     ///
     /// # Errors

@@ -1,0 +1,377 @@
+//! Tar archives of files below a descriptor: what `export`, `cp` and `commit` write.
+//!
+//! Walks by descriptors and follows no link, so that what runs meanwhile cannot lead it astray: an
+//! entry that changes its kind between being looked at and being opened is an error or left out,
+//! never something else's content.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, OsStr};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, Stat, fgetxattr, flistxattr, fstat, openat, readlinkat,
+    statat,
+};
+use rustix::io::Errno;
+use tar::{Builder, EntryType, Header};
+
+/// How a tree is written.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Style {
+    /// Translate overlayfs' marks of deleted and replaced things to those of an image layer.
+    pub(crate) is_layer: bool,
+}
+
+/// Writes trees of files to an archive.
+pub(crate) struct Archive<'w> {
+    builder: Builder<&'w mut dyn Write>,
+    style: Style,
+    /// The first name of a file with several names.
+    links: HashMap<(u64, u64), PathBuf>,
+}
+
+const FOLDER: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+impl<'w> Archive<'w> {
+    pub(crate) fn new(writer: &'w mut dyn Write, style: Style) -> Archive<'w> {
+        Archive {
+            builder: Builder::new(writer),
+            style,
+            links: HashMap::new(),
+        }
+    }
+
+    /// Writes what is in a folder, each entry by its path below it.
+    ///
+    /// # Errors
+    /// With the path at which it failed.
+    pub(crate) fn folder_content(&mut self, folder: BorrowedFd<'_>) -> io::Result<()> {
+        self.content(folder, Path::new(""))
+    }
+
+    /// Writes one entry of a folder, and all below it, under another name.
+    ///
+    /// # Errors
+    /// With the path at which it failed.
+    pub(crate) fn entry(
+        &mut self,
+        folder: BorrowedFd<'_>,
+        name: &CStr,
+        path: &Path,
+    ) -> io::Result<()> {
+        self.write_entry(folder, name, path).map_err(|error| {
+            // The innermost path is the one to be told.
+            match error.raw_os_error() {
+                Some(_) => io::Error::new(error.kind(), format!("{}: {error}", path.display())),
+                None => error,
+            }
+        })
+    }
+
+    /// Ends the archive.
+    ///
+    /// # Errors
+    /// When the writer fails.
+    pub(crate) fn finish(self) -> io::Result<()> {
+        self.builder.into_inner()?.flush()
+    }
+
+    fn content(&mut self, folder: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(folder)? {
+            let name = entry?.file_name().to_owned();
+            if !matches!(name.to_bytes(), b"." | b"..") {
+                names.push(name);
+            }
+        }
+        // The same tree makes the same archive.
+        names.sort();
+        for name in names {
+            let inside = path.join(OsStr::from_bytes(name.to_bytes()));
+            match self.entry(folder, &name, &inside) {
+                // It went away in the meantime.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_entry(&mut self, folder: BorrowedFd<'_>, name: &CStr, path: &Path) -> io::Result<()> {
+        let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let directory = openat(folder, name, FOLDER, Mode::empty())?;
+                let stat = fstat(&directory)?;
+                self.attributes(directory.as_fd())?;
+                self.append(
+                    header(&stat, EntryType::Directory),
+                    &as_folder(path),
+                    io::empty(),
+                )?;
+                if self.style.is_layer && is_opaque(directory.as_fd())? {
+                    self.mark(&path.join(".wh..wh..opq"))?;
+                }
+                self.content(directory.as_fd(), path)
+            }
+            FileType::RegularFile => self.regular(folder, name, path),
+            FileType::Symlink => {
+                let target = readlinkat(folder, name, Vec::new())?;
+                let header = header(&stat, EntryType::Symlink);
+                self.link(
+                    header,
+                    path,
+                    Path::new(OsStr::from_bytes(target.to_bytes())),
+                )
+            }
+            FileType::CharacterDevice if self.style.is_layer && stat.st_rdev == 0 => {
+                let name = OsStr::from_bytes(name.to_bytes());
+                let mut marked = std::ffi::OsString::from(".wh.");
+                marked.push(name);
+                self.mark(&path.with_file_name(marked))
+            }
+            FileType::CharacterDevice => self.device(&stat, EntryType::Char, path),
+            FileType::BlockDevice => self.device(&stat, EntryType::Block, path),
+            FileType::Fifo => self.append(header(&stat, EntryType::Fifo), path, io::empty()),
+            // A socket means nothing without its process; tar has no word for it.
+            FileType::Socket | FileType::Unknown => Ok(()),
+        }
+    }
+
+    fn regular(&mut self, folder: BorrowedFd<'_>, name: &CStr, path: &Path) -> io::Result<()> {
+        // Should it have become a pipe by now, opening it must not wait for a writer.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = openat(folder, name, flags, Mode::empty())?;
+        let stat = fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("it has changed while it was read"));
+        }
+        if stat.st_nlink > 1 {
+            let key = (stat.st_dev, stat.st_ino);
+            if let Some(first) = self.links.get(&key).cloned() {
+                return self.link(header(&stat, EntryType::Link), path, &first);
+            }
+            self.links.insert(key, path.to_owned());
+        }
+        self.attributes(file.as_fd())?;
+        let mut header = header(&stat, EntryType::Regular);
+        header.set_size(stat.st_size as u64);
+        // One that grows or shrinks meanwhile must not shift what comes after it.
+        let content = Exactly {
+            file: std::fs::File::from(file),
+            left: stat.st_size as u64,
+        };
+        self.append(header, path, content)
+    }
+
+    fn device(&mut self, stat: &Stat, kind: EntryType, path: &Path) -> io::Result<()> {
+        let mut header = header(stat, kind);
+        header.set_device_major(rustix::fs::major(stat.st_rdev))?;
+        header.set_device_minor(rustix::fs::minor(stat.st_rdev))?;
+        self.append(header, path, io::empty())
+    }
+
+    fn mark(&mut self, path: &Path) -> io::Result<()> {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Regular);
+        header.set_size(0);
+        header.set_mode(0o600);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        self.append(header, path, io::empty())
+    }
+
+    fn append(&mut self, mut header: Header, path: &Path, data: impl Read) -> io::Result<()> {
+        self.builder.append_data(&mut header, path, data)
+    }
+
+    fn link(&mut self, mut header: Header, path: &Path, target: &Path) -> io::Result<()> {
+        self.builder.append_link(&mut header, path, target)
+    }
+
+    /// Extended attributes, as a PAX header before the entry itself, see star(1).
+    fn attributes(&mut self, file: BorrowedFd<'_>) -> io::Result<()> {
+        let attributes = read_attributes(file)?;
+        let named: Vec<(String, Vec<u8>)> = attributes
+            .into_iter()
+            .map(|(name, value)| (format!("SCHILY.xattr.{name}"), value))
+            .collect();
+        match named.is_empty() {
+            true => Ok(()),
+            false => self
+                .builder
+                .append_pax_extensions(named.iter().map(|(k, v)| (k.as_str(), v.as_slice()))),
+        }
+    }
+}
+
+/// Yields so many bytes, zeros where the file has become shorter.
+struct Exactly {
+    file: std::fs::File,
+    left: u64,
+}
+
+impl Read for Exactly {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        if most == 0 {
+            return Ok(0);
+        }
+        let mut length = self.file.read(&mut buffer[..most])?;
+        if length == 0 {
+            buffer[..most].fill(0);
+            length = most;
+        }
+        self.left -= length as u64;
+        Ok(length)
+    }
+}
+
+fn as_folder(path: &Path) -> PathBuf {
+    let mut text = path.as_os_str().to_owned();
+    text.push("/");
+    PathBuf::from(text)
+}
+
+fn header(stat: &Stat, kind: EntryType) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(0);
+    header.set_mode(stat.st_mode & 0o7777);
+    header.set_uid(u64::from(stat.st_uid));
+    header.set_gid(u64::from(stat.st_gid));
+    header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
+    header
+}
+
+/// Whether a folder of a writable layer hides those of the layers below.
+pub(crate) fn is_opaque(folder: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut value = [0; 1];
+    match fgetxattr(folder, "trusted.overlay.opaque", &mut value) {
+        Ok(1) => Ok(value == *b"y"),
+        Ok(_) | Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Those that belong in an archive: file capabilities and the user's own.
+fn read_attributes(file: BorrowedFd<'_>) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let mut names = vec![0; 1024];
+    let length = loop {
+        match flistxattr(file, names.as_mut_slice()) {
+            Ok(length) => break length,
+            Err(Errno::RANGE) => names.resize(names.len() * 4, 0),
+            Err(Errno::NOTSUP) => return Ok(Vec::new()),
+            Err(errno) => return Err(errno.into()),
+        }
+    };
+    let mut attributes = Vec::new();
+    let names = names[..length].split(|byte| *byte == 0);
+    for name in names.filter_map(|name| std::str::from_utf8(name).ok()) {
+        if name != "security.capability" && !name.starts_with("user.") {
+            continue;
+        }
+        let mut value = vec![0; 256];
+        let length = loop {
+            match fgetxattr(file, name, value.as_mut_slice()) {
+                Ok(length) => break length,
+                Err(Errno::RANGE) => value.resize(value.len() * 16, 0),
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        value.truncate(length);
+        attributes.push((name.to_owned(), value));
+    }
+    Ok(attributes)
+}
+
+/// The folder that a path's last element is in, and that element.
+pub(crate) fn open_parent(
+    root: BorrowedFd<'_>,
+    path: &Path,
+) -> rustix::io::Result<(OwnedFd, std::ffi::CString)> {
+    let name = path.file_name().map_or(&b"."[..], OsStrExt::as_bytes);
+    let name = std::ffi::CString::new(name).map_err(|_| Errno::INVAL)?;
+    let parent = match path.file_name() {
+        Some(_) => path.parent().unwrap_or(path),
+        None => path,
+    };
+    let parent = if parent.as_os_str().is_empty() {
+        Path::new("/")
+    } else {
+        parent
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = beneath(root, parent, flags)?;
+    Ok((folder, name))
+}
+
+/// Opens a path as one that has `root` as its root would: no link leads out, magic links of
+/// `/proc` lead nowhere.
+pub(crate) fn beneath(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
+    use rustix::fs::{ResolveFlags, openat2};
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            // Something was renamed meanwhile; see openat2(2).
+            Err(Errno::AGAIN) => {}
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_tree_becomes_an_archive_that_gnu_tar_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let from = folder.path().join("from");
+        fs::create_dir_all(from.join("a/b")).unwrap();
+        fs::write(from.join("a/b/file"), vec![7; 10_000]).unwrap();
+        fs::hard_link(from.join("a/b/file"), from.join("same")).unwrap();
+        symlink("../../../etc/passwd", from.join("link")).unwrap();
+        fs::write(from.join("n".repeat(200)), "long").unwrap();
+        let mut bytes = Vec::new();
+        let mut archive = Archive::new(&mut bytes, Style::default());
+        let source = fs::File::open(&from).unwrap();
+        archive.folder_content(source.as_fd()).unwrap();
+        archive.finish().unwrap();
+
+        let to = folder.path().join("to");
+        fs::create_dir(&to).unwrap();
+        let path = folder.path().join("archive.tar");
+        fs::write(&path, &bytes).unwrap();
+        let status = std::process::Command::new("tar")
+            .arg("-xf")
+            .arg(&path)
+            .arg("-C")
+            .arg(&to)
+            .status()
+            .unwrap();
+        assert!(status.success());
+        let status = std::process::Command::new("diff")
+            .args(["-r", "--no-dereference"])
+            .args([&from, &to])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+}

@@ -1,0 +1,461 @@
+//! The files of an instance: what differs from the image, archives out of it and into it.
+//!
+//! Every path inside is resolved beneath a descriptor of the instance's root with `RESOLVE_IN_ROOT`
+//! (openat2(2)), so neither a link of the image nor one that a process inside swaps meanwhile leads
+//! out (CVE-2018-15664). No program and no library of the instance is executed (CVE-2019-14271).
+
+use std::ffi::OsStr;
+use std::io::{self, BufReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use isle_image::{TarReader, UnpackOptions};
+use isle_types::InstanceId;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, readlinkat,
+    statat,
+};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{Change, ChangeKind, Engine, EngineError, PathStat};
+use crate::InstanceLock;
+use crate::archive::{self, Archive, Style};
+use crate::backend::container::{Overlay, chain, upper};
+use crate::state::{Instance, Status};
+
+/// How long a verb waits for another one that works on the same files.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The root of an instance's files.
+struct Root {
+    folder: OwnedFd,
+    /// Of a stopped instance that is written to: nobody may start it meanwhile.
+    _lock: Option<InstanceLock>,
+}
+
+/// What a verb does to the files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
+impl Engine {
+    /// What differs from the image.
+    ///
+    /// # Errors
+    /// When the writable layer cannot be read.
+    pub fn diff(&self, id: &InstanceId) -> Result<Vec<Change>, EngineError> {
+        let instance = self.get(id)?;
+        let upper = upper(&self.paths.instance(id));
+        let mut changes = Vec::new();
+        let folder = match std::fs::File::open(&upper) {
+            // Never started: nothing written.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(changes),
+            folder => folder.map_err(EngineError::io("read", &upper))?,
+        };
+        let image = self.image_root(&instance)?;
+        collect_changes(
+            folder.as_fd(),
+            image.as_fd(),
+            Path::new("/"),
+            false,
+            &mut changes,
+        )
+        .map_err(EngineError::io("read", &upper))?;
+        changes.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(changes)
+    }
+
+    /// Writes the whole root file system as a tar archive.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the writer fails.
+    pub fn export(&self, id: &InstanceId, writer: &mut dyn Write) -> Result<(), EngineError> {
+        let instance = self.get(id)?;
+        // Not what runs: the volumes and kernel file systems mounted over it are not its own.
+        let root = self.stopped_root(&instance, Access::Read)?;
+        let folder = readable(root.folder.as_fd())
+            .map_err(|errno| EngineError::io("read", "/")(errno.into()))?;
+        let mut archive = Archive::new(writer, Style::default());
+        archive
+            .folder_content(folder.as_fd())
+            .and_then(|()| archive.finish())
+            .map_err(EngineError::io(
+                "write an archive of",
+                instance.name.as_str(),
+            ))
+    }
+
+    /// What a path inside is, links in its last element not followed.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn stat_path(&self, id: &InstanceId, path: &str) -> Result<PathStat, EngineError> {
+        let instance = self.get(id)?;
+        let root = self.root(&instance, Access::Read)?;
+        let inside = absolute(path);
+        let fail = |errno| path_error(&instance, path, errno);
+        let (folder, name) = archive::open_parent(root.folder.as_fd(), &inside).map_err(fail)?;
+        let mut stat = statat(&folder, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let link_target = match kind {
+            FileType::Symlink => {
+                let target = readlinkat(&folder, name.as_c_str(), Vec::new()).map_err(fail)?;
+                let target = Path::new(OsStr::from_bytes(target.to_bytes()));
+                let above = inside.parent().unwrap_or(Path::new("/"));
+                Some(lexical(&above.join(target)).to_string_lossy().into_owned())
+            }
+            _ => None,
+        };
+        if (path.ends_with('/') || path.ends_with("/.")) && kind == FileType::Symlink {
+            // `link/` means what it leads to.
+            let target =
+                archive::beneath(root.folder.as_fd(), &inside, OFlags::PATH).map_err(fail)?;
+            stat = fstat(&target).map_err(fail)?;
+        }
+        Ok(PathStat {
+            name: inside.file_name().map_or_else(
+                || "/".to_owned(),
+                |name| name.to_string_lossy().into_owned(),
+            ),
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mode: stat.st_mode,
+            link_target,
+        })
+    }
+
+    /// Writes a path inside as a tar archive whose entries start with the path's last element.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn copy_out(
+        &self,
+        id: &InstanceId,
+        path: &str,
+        follow_link: bool,
+        writer: &mut dyn Write,
+    ) -> Result<(), EngineError> {
+        let instance = self.get(id)?;
+        let root = self.root(&instance, Access::Read)?;
+        let inside = absolute(path);
+        let fail = |errno| path_error(&instance, path, errno);
+        let written = EngineError::io("write an archive of", path);
+        let mut archive = Archive::new(writer, Style::default());
+        let follows = follow_link || path.ends_with('/') || path.ends_with("/.");
+        let Some(last) = inside.file_name() else {
+            // The root itself: its entries, as Docker.
+            let folder = readable(root.folder.as_fd()).map_err(fail)?;
+            return archive
+                .folder_content(folder.as_fd())
+                .and_then(|()| archive.finish())
+                .map_err(written);
+        };
+        let (mut folder, mut name) =
+            archive::open_parent(root.folder.as_fd(), &inside).map_err(fail)?;
+        let mut target = inside.clone();
+        // A chain of links as long as the kernel follows, see path_resolution(7).
+        for _ in 0..40 {
+            let stat = statat(&folder, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
+            if !follows || FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+                break;
+            }
+            let link = readlinkat(&folder, name.as_c_str(), Vec::new()).map_err(fail)?;
+            let above = target.parent().unwrap_or(Path::new("/"));
+            target = above.join(OsStr::from_bytes(link.to_bytes()));
+            (folder, name) = archive::open_parent(root.folder.as_fd(), &target).map_err(fail)?;
+        }
+        // A folder opened for lookups alone cannot be read through.
+        let folder = readable(folder.as_fd()).map_err(fail)?;
+        archive
+            .entry(folder.as_fd(), &name, Path::new(last))
+            .and_then(|()| archive.finish())
+            .map_err(written)
+    }
+
+    /// Unpacks a tar archive into a directory inside.
+    ///
+    /// # Errors
+    /// When the directory is not there, or not writable.
+    pub fn copy_in(
+        &self,
+        id: &InstanceId,
+        directory: &str,
+        keep_owner: bool,
+        reader: &mut dyn Read,
+    ) -> Result<(), EngineError> {
+        let instance = self.get(id)?;
+        if instance.config.read_only_root && !self.is_on_mount(&instance, directory) {
+            return Err(EngineError::UnusablePath {
+                name: instance.name,
+                path: directory.to_owned(),
+                reason: "the root file system is read-only",
+            });
+        }
+        let root = self.root(&instance, Access::Write)?;
+        let fail = |errno| path_error(&instance, directory, errno);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let folder =
+            archive::beneath(root.folder.as_fd(), &absolute(directory), flags).map_err(fail)?;
+        let options = UnpackOptions {
+            whiteouts: false,
+            keep_owner,
+            ..UnpackOptions::default()
+        };
+        let mut archive = TarReader::new(BufReader::new(reader), options.limits);
+        isle_image::unpack(folder.as_fd(), &mut archive, &options).map_err(|error| {
+            EngineError::Archive {
+                name: instance.name.clone(),
+                path: directory.to_owned(),
+                reason: chain(&error),
+            }
+        })?;
+        Ok(())
+    }
+
+    fn is_on_mount(&self, instance: &Instance, path: &str) -> bool {
+        let path = lexical(&absolute(path));
+        let mut mounts = instance.config.mounts.iter();
+        mounts.any(|mount| !mount.read_only && path.starts_with(&mount.target))
+    }
+
+    /// The root as its processes see it while it runs, else the layers of its image under its own.
+    fn root(&self, instance: &Instance, access: Access) -> Result<Root, EngineError> {
+        if matches!(instance.state.status, Status::Running | Status::Paused)
+            && let Some(pid) = instance.state.pid
+            && let Some(folder) = running_root(pid).map_err(|errno| {
+                EngineError::io("look into", instance.name.as_str())(errno.into())
+            })?
+        {
+            return Ok(Root {
+                folder,
+                _lock: None,
+            });
+        }
+        self.stopped_root(instance, access)
+    }
+
+    fn stopped_root(&self, instance: &Instance, access: Access) -> Result<Root, EngineError> {
+        let directory = self.paths.instance(&instance.id);
+        let image = self.image_layers(instance)?;
+        let fail = EngineError::io("mount the root file system of", instance.name.as_str());
+        if access == Access::Write {
+            let lock = InstanceLock::acquire(&self.paths, &instance.id, PATIENCE)
+                .map_err(EngineError::io("lock", instance.name.as_str()))?;
+            let Some(lock) = lock else {
+                return Err(EngineError::Supervisor {
+                    operation: "write into",
+                    name: instance.name.clone(),
+                    reason: "it is just being started or removed".to_owned(),
+                });
+            };
+            let overlay = Overlay {
+                layers: image,
+                writable: Some(directory),
+                is_volatile: false,
+            };
+            return Ok(Root {
+                folder: overlay.mount().map_err(fail)?,
+                _lock: Some(lock),
+            });
+        }
+        let mut layers = image;
+        let upper = upper(&directory);
+        if upper.exists() {
+            layers.insert(0, upper);
+        }
+        Ok(Root {
+            folder: read_only(layers).map_err(fail)?,
+            _lock: None,
+        })
+    }
+
+    fn image_layers(&self, instance: &Instance) -> Result<Vec<PathBuf>, EngineError> {
+        let layers = self.store.layers(&instance.id)?;
+        let root = &self.paths.root;
+        Ok(layers.into_iter().map(|layer| root.join(layer)).collect())
+    }
+
+    /// The image's own files, without the instance's.
+    fn image_root(&self, instance: &Instance) -> Result<OwnedFd, EngineError> {
+        let layers = self.image_layers(instance)?;
+        read_only(layers).map_err(EngineError::io(
+            "mount the image of",
+            instance.name.as_str(),
+        ))
+    }
+}
+
+/// Layers as one tree that cannot be written. An overlay needs two; one is a folder already.
+fn read_only(layers: Vec<PathBuf>) -> io::Result<OwnedFd> {
+    match layers.as_slice() {
+        [] => Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the image has no layers",
+        )),
+        [only] => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            Ok(openat(CWD, only, flags, Mode::empty())?)
+        }
+        _ => Overlay {
+            layers,
+            writable: None,
+            is_volatile: false,
+        }
+        .mount(),
+    }
+}
+
+/// The root of a process; `None` when it has ended. The pidfd makes sure that the pid did not come
+/// to mean another process while its root was opened.
+fn running_root(pid: i32) -> rustix::io::Result<Option<OwnedFd>> {
+    let Some(pid) = Pid::from_raw(pid) else {
+        return Ok(None);
+    };
+    let process = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => return Ok(None),
+        process => process?,
+    };
+    let path = format!("/proc/{}/root", pid.as_raw_nonzero());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = match openat(CWD, path, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::SRCH) => return Ok(None),
+        root => root?,
+    };
+    let mut ended = [PollFd::new(&process, PollFlags::IN)];
+    let now = rustix::event::Timespec::default();
+    match poll(&mut ended, Some(&now))? {
+        0 => Ok(Some(root)),
+        _ => Ok(None),
+    }
+}
+
+/// A descriptor of the same folder that can be read through.
+fn readable(folder: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(folder, ".", flags, Mode::empty())
+}
+
+fn absolute(path: &str) -> PathBuf {
+    Path::new("/").join(path)
+}
+
+/// A path with `.` and `..` taken out of its text.
+fn lexical(path: &Path) -> PathBuf {
+    let mut result = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            std::path::Component::Normal(name) => result.push(name),
+            std::path::Component::ParentDir => {
+                result.pop();
+            }
+            _ => {}
+        }
+    }
+    result
+}
+
+fn path_error(instance: &Instance, path: &str, errno: Errno) -> EngineError {
+    let unusable = |reason| EngineError::UnusablePath {
+        name: instance.name.clone(),
+        path: path.to_owned(),
+        reason,
+    };
+    match errno {
+        Errno::NOENT => EngineError::NoSuchPath {
+            name: instance.name.clone(),
+            path: path.to_owned(),
+        },
+        Errno::NOTDIR => unusable("it is not a directory"),
+        Errno::LOOP => unusable("its links lead in a circle or into /proc"),
+        Errno::NAMETOOLONG => unusable("it is too long"),
+        Errno::ROFS => unusable("the file system is read-only"),
+        errno => EngineError::io("use", path)(errno.into()),
+    }
+}
+
+/// Walks the writable layer beside the image's files.
+fn collect_changes(
+    own: BorrowedFd<'_>,
+    image: BorrowedFd<'_>,
+    path: &Path,
+    hides_image: bool,
+    changes: &mut Vec<Change>,
+) -> io::Result<()> {
+    for entry in Dir::read_from(own)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let inside = path.join(OsStr::from_bytes(name.to_bytes()));
+        let stat = statat(own, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let in_image = match hides_image {
+            true => None,
+            false => stat_in(image, &inside)?,
+        };
+        let is_whiteout = kind == FileType::CharacterDevice && stat.st_rdev == 0;
+        let change = match (is_whiteout, &in_image) {
+            (true, Some(_)) => ChangeKind::Deleted,
+            (true, None) => continue,
+            (false, Some(_)) => ChangeKind::Changed,
+            (false, None) => ChangeKind::Added,
+        };
+        changes.push(Change {
+            kind: change,
+            path: inside.clone(),
+        });
+        if kind == FileType::Directory {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let folder = openat(own, name, flags, Mode::empty())?;
+            let hides = archive::is_opaque(folder.as_fd())? || in_image.is_none();
+            if hides && in_image.is_some() {
+                replaced(folder.as_fd(), image, &inside, changes)?;
+            }
+            collect_changes(folder.as_fd(), image, &inside, hides, changes)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the image had in a folder that was made anew is deleted, unless it is there again.
+fn replaced(
+    own: BorrowedFd<'_>,
+    image: BorrowedFd<'_>,
+    path: &Path,
+    changes: &mut Vec<Change>,
+) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let Ok(folder) = archive::beneath(image, path, flags) else {
+        return Ok(());
+    };
+    for entry in Dir::read_from(&folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        if let Err(Errno::NOENT) = statat(own, name, AtFlags::SYMLINK_NOFOLLOW) {
+            changes.push(Change {
+                kind: ChangeKind::Deleted,
+                path: path.join(OsStr::from_bytes(name.to_bytes())),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What a path of the image is, no link followed; `None` when it is not there.
+fn stat_in(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<rustix::fs::Stat>> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    match openat2(root, path, flags, Mode::empty(), resolve) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        file => Ok(Some(fstat(file?)?)),
+    }
+}
