@@ -26,6 +26,7 @@ mod merge;
 mod names;
 mod paths;
 mod protocol;
+mod reconcile;
 mod session;
 pub mod state;
 mod store;

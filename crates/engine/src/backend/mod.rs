@@ -161,3 +161,24 @@ pub fn open(instance: &Instance, paths: &Paths) -> Result<Box<dyn Backend>, Star
         Isolation::Container => Ok(Box::new(container::Container::open(instance, paths)?)),
     }
 }
+
+/// Takes away what runs of an instance have left, when no supervisor is there to do it. Harmless
+/// when there is nothing.
+///
+/// # Errors
+/// When the host refuses.
+pub(crate) fn clean_up(instance: &Instance) -> io::Result<()> {
+    match instance.config.isolation {
+        Isolation::Container => container::clean_up(instance),
+    }
+}
+
+/// The pids, on the host, of all processes of a running instance.
+///
+/// # Errors
+/// When it does not run.
+pub(crate) fn processes(instance: &Instance) -> io::Result<Vec<i32>> {
+    match instance.config.isolation {
+        Isolation::Container => container::processes(instance),
+    }
+}

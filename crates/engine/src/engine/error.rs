@@ -48,8 +48,8 @@ pub enum EngineError {
         operation: &'static str,
         /// Whose.
         name: InstanceName,
-        /// What it is, as a word of `ps`.
-        status: &'static str,
+        /// What it is.
+        status: Status,
     },
     /// It could not be started. The exit code is 125, 126 or 127, as Docker's.
     #[error("{message}")]
@@ -165,12 +165,14 @@ impl EngineError {
                 name,
                 status,
             } => match (*operation, *status) {
-                ("remove", "running" | "paused" | "restarting") => {
+                ("remove", Status::Running | Status::Paused | Status::Restarting) => {
                     format!("stop it first with isle stop {name}, or use isle rm --force {name}")
                 }
-                (_, "paused") => format!("resume it first with isle unpause {name}"),
-                ("resume", _) => "only a paused instance can be resumed".to_owned(),
-                (_, "created" | "exited") => format!("start it first with isle start {name}"),
+                ("unpause", _) => "only a paused instance can be unpaused".to_owned(),
+                (_, Status::Paused) => format!("resume it first with isle unpause {name}"),
+                (_, Status::Created | Status::Exited) => {
+                    format!("start it first with isle start {name}")
+                }
                 _ => return None,
             },
             EngineError::CouldNotStart { exit_code, .. } => match exit_code {
@@ -186,7 +188,6 @@ impl EngineError {
                 "create the instance with --log-driver json-file to keep its output".to_owned()
             }
             EngineError::FindImage(error) => return error.hint(),
-            EngineError::Images(error) => return error.hint(),
             EngineError::NoSupervisorProgram => {
                 "put isle-shim beside the isle program, or name it in $ISLE_SHIM".to_owned()
             }
@@ -255,17 +256,5 @@ impl From<StoreError> for EngineError {
             StoreError::Gone(id) => EngineError::gone(&id),
             error => EngineError::Store(error),
         }
-    }
-}
-
-/// The word that `ps` has for a status.
-pub(crate) const fn status_word(status: Status) -> &'static str {
-    match status {
-        Status::Created => "created",
-        Status::Running => "running",
-        Status::Paused => "paused",
-        Status::Restarting => "restarting",
-        Status::Exited => "exited",
-        Status::Removing => "removing",
     }
 }

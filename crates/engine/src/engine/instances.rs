@@ -26,6 +26,13 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NoSuchInstance`] (its hint holds the nearest name), [`EngineError::AmbiguousId`].
     pub fn find(&self, name_or_id: &str) -> Result<Instance, EngineError> {
+        let instance = self.look_up(name_or_id)?;
+        let id = instance.id;
+        self.put_right(instance)?
+            .ok_or_else(|| EngineError::gone(&id))
+    }
+
+    fn look_up(&self, name_or_id: &str) -> Result<Instance, EngineError> {
         let wanted = name_or_id.strip_prefix('/').unwrap_or(name_or_id);
         if let Ok(id) = wanted.parse::<InstanceId>() {
             return match self.store.get(&id)? {
@@ -60,7 +67,12 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read.
     pub fn list(&self) -> Result<Vec<Instance>, EngineError> {
-        Ok(self.store.list()?)
+        let rows = self.store.list()?;
+        let mut instances = Vec::with_capacity(rows.len());
+        for row in rows {
+            instances.extend(self.put_right(row)?);
+        }
+        Ok(instances)
     }
 
     /// Names and ids of all instances, newest first, without the rest: for completions.
@@ -143,7 +155,10 @@ impl Engine {
                 })
             });
             match inserted.map_err(EngineError::from) {
-                Ok(()) => return Ok(instance),
+                Ok(()) => {
+                    self.fresh.set(Some(instance.id));
+                    return Ok(instance);
+                }
                 Err(EngineError::NameInUse { .. }) if request.name.is_none() => {
                     tries += 1;
                     instance.name =

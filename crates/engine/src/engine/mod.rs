@@ -1,14 +1,21 @@
 //! [`Engine`]: what every front door uses.
 
+mod commit;
 mod error;
 mod files;
 mod instances;
+mod lifecycle;
+mod logs;
+mod processes;
+mod removal;
 mod requests;
-mod verbs_todo;
 
+use std::cell::Cell;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+
+use isle_types::InstanceId;
 
 pub use error::*;
 pub use requests::*;
@@ -19,9 +26,11 @@ use crate::store::Store;
 /// The engine, open on one root. Not shared between threads: open one a thread.
 #[derive(Debug)]
 pub struct Engine {
-    paths: Paths,
-    store: Store,
+    pub(crate) paths: Paths,
+    pub(crate) store: Store,
     images: isle_image::Store,
+    /// The instance that was just made here: nothing about it can have changed.
+    fresh: Cell<Option<InstanceId>>,
 }
 
 impl Engine {
@@ -43,11 +52,14 @@ impl Engine {
         let database = isle_database::Database::open(&paths.database(), &[isle_image::SCHEMA])
             .map_err(crate::store::StoreError::Open)?;
         let images = isle_image::Store::open(&paths.root, database)?;
-        Ok(Engine {
+        let engine = Engine {
             paths,
             store,
             images,
-        })
+            fresh: Cell::new(None),
+        };
+        engine.reconcile_boot()?;
+        Ok(engine)
     }
 
     /// The image store on the same root.

@@ -305,13 +305,35 @@ impl Backend for Container {
 
     fn clean_up(&mut self) -> io::Result<()> {
         self.running = None;
-        let cgroup = match Cgroup::open(&self.layout, &spec::cgroup_path(&self.instance)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            cgroup => cgroup?,
-        };
-        cgroup.kill_all()?;
-        Ok(cgroup.remove()?)
+        remove_cgroup(&self.layout, &self.instance)
     }
+}
+
+/// Takes away the control group that runs of an instance have left, with all that is in it.
+pub(crate) fn clean_up(instance: &Instance) -> io::Result<()> {
+    remove_cgroup(&Layout::detect()?, instance)
+}
+
+fn remove_cgroup(layout: &Layout, instance: &Instance) -> io::Result<()> {
+    let cgroup = match Cgroup::open(layout, &spec::cgroup_path(instance)) {
+        Ok(cgroup) => cgroup,
+        Err(error) => {
+            let error = io::Error::from(error);
+            return match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            };
+        }
+    };
+    cgroup.kill_all()?;
+    Ok(cgroup.remove()?)
+}
+
+/// The pids of all processes of a running instance.
+pub(crate) fn processes(instance: &Instance) -> io::Result<Vec<i32>> {
+    let layout = Layout::detect()?;
+    let cgroup = Cgroup::open(&layout, &spec::cgroup_path(instance))?;
+    Ok(cgroup.processes()?)
 }
 
 impl From<Stdio> for isle_runtime::Stdio {

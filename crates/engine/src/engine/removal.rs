@@ -1,0 +1,100 @@
+//! Taking instances away.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use isle_types::{InstanceId, Signal};
+
+use super::lifecycle::wrong_status;
+use super::{Engine, EngineError};
+use crate::config::MountSource;
+use crate::state::{Instance, Status, StatusEvent};
+use crate::store::{NewEvent, StoreError};
+use crate::{InstanceLock, backend, volume};
+
+/// How long a removal waits for a supervisor that is cleaning up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Engine {
+    /// Takes an instance away; `force` kills it first; `volumes` takes its anonymous volumes too.
+    ///
+    /// # Errors
+    /// When it runs and `force` is not given.
+    pub fn remove(&self, id: &InstanceId, force: bool, volumes: bool) -> Result<(), EngineError> {
+        let instance = self.current(id)?;
+        if instance.state.status.is_supervised() {
+            if !force {
+                return Err(wrong_status("remove", &instance));
+            }
+            self.stop(id, Some(Signal::KILL), Some(Duration::ZERO))?;
+        }
+        let lock = InstanceLock::acquire(&self.paths, id, PATIENCE)
+            .map_err(EngineError::io("lock", self.paths.instance_run(id)))?;
+        let Some(lock) = lock else {
+            return match self.store.get(id)? {
+                None => Ok(()),
+                Some(now) => Err(wrong_status("remove", &now)),
+            };
+        };
+        match self.store.get(id)? {
+            // Its supervisor has removed it, as `--rm` wanted.
+            None => {
+                let _ = lock.remove();
+                Ok(())
+            }
+            Some(now) => self.remove_owned(&now, lock, volumes),
+        }
+    }
+
+    /// Takes away an instance that we own: first the files, at last the row, so that what is left
+    /// after a crash is found and finished.
+    pub(crate) fn remove_owned(
+        &self,
+        instance: &Instance,
+        lock: InstanceLock,
+        volumes: bool,
+    ) -> Result<(), EngineError> {
+        let id = &instance.id;
+        let mut state = instance.state.clone();
+        state.status = match state.status.next(StatusEvent::Remove) {
+            Ok(status) => status,
+            Err(_) => return Err(wrong_status("remove", instance)),
+        };
+        if instance.state.status != Status::Removing {
+            self.store.set_state(id, &state, &[])?;
+        }
+        let directory = self.paths.instance(id);
+        backend::clean_up(instance).map_err(EngineError::io("clean up after", &directory))?;
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(EngineError::io("remove", directory)(error));
+            }
+            _ => {}
+        }
+        if volumes || instance.config.auto_remove {
+            for name in volume_names(instance) {
+                volume::remove_anonymous(&self.store, &self.paths, name)
+                    .map_err(EngineError::io("remove volume", name))?;
+            }
+        }
+        match self
+            .store
+            .remove(id, &[NewEvent::of_instance(instance, "destroy")])
+        {
+            Err(StoreError::Gone(_)) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
+        lock.remove()
+            .map_err(EngineError::io("remove", self.paths.instance_run(id)))
+    }
+}
+
+/// The volumes that an instance mounts.
+pub(crate) fn volume_names(instance: &Instance) -> impl Iterator<Item = &str> {
+    let mounts = instance.config.mounts.iter();
+    mounts.filter_map(|mount| match &mount.source {
+        MountSource::Volume { name, .. } => name.as_deref(),
+        MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
+    })
+}
