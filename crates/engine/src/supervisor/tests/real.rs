@@ -76,7 +76,9 @@ impl Host {
         row.name = format!("n{number}").parse().unwrap();
         fs::create_dir_all(self.paths.instance(&id)).unwrap();
         let store = Store::open(&self.paths).unwrap();
-        store.insert(&row, &[PathBuf::from("layers/0")]).unwrap();
+        store
+            .insert(&row, &[PathBuf::from("layers/0")], |_| Ok(()))
+            .unwrap();
         id
     }
 
