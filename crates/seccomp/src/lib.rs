@@ -1,65 +1,37 @@
 //! Seccomp policies: Docker's profile format, the default policy, and a compiler to BPF.
+//!
+//! A [`Profile`] (Docker's JSON format, or [`Profile::docker_default`]) says what is allowed under
+//! which conditions; [`Profile::resolve`] turns it into the policy of an OCI runtime specification
+//! for one process; [`compile`] turns that into the program that seccomp(2) takes.
+//!
+//! ```
+//! use isle_seccomp::{Profile, compile};
+//! let policy = Profile::docker_default().resolve(&Default::default());
+//! let program = compile(&policy).expect("the default policy is valid");
+//! assert!(program.len() < 4096);
+//! ```
+//!
+//! # Meaning of a policy
+//! For each system call the rules with arguments are asked in order, and the first whose
+//! comparisons all hold decides; then a rule without arguments; then the default action. Names
+//! that an architecture does not have are left out there. A system call with a number above all
+//! that the policy names fails with `ENOSYS` if it would fail with another error: the policy is
+//! older than the call, and programs know what to do then (runc does the same). Calls of an
+//! architecture that the policy does not list kill the process.
+//!
+//! Specifications: [runtime-spec](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp),
+//! seccomp(2), the kernel's `Documentation/userspace-api/seccomp_filter.rst`. Why not libseccomp:
+//! docs/decisions/0003-seccomp-compiler.md.
 
 #![forbid(unsafe_code)]
 
-use oci_spec::runtime::{Capabilities, LinuxSeccomp};
+mod action;
+mod architecture;
+mod assembly;
+mod compile;
+mod default_policy;
+mod profile;
 
-/// A profile in Docker's JSON format (`includes`, `excludes`, `archMap`, …).
-#[derive(Clone, Debug)]
-pub struct Profile {
-    todo: (),
-}
-
-/// Why a profile is not one.
-#[derive(Debug, thiserror::Error)]
-#[error("invalid seccomp profile")]
-pub struct ProfileError {}
-
-/// Why a policy cannot be compiled.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot compile the seccomp policy")]
-pub struct CompileError {}
-
-/// One classic BPF instruction, `struct sock_filter` of linux/filter.h.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Instruction {
-    /// Operation.
-    pub code: u16,
-    /// Jump if true.
-    pub jt: u8,
-    /// Jump if false.
-    pub jf: u8,
-    /// Operand.
-    pub k: u32,
-}
-
-impl Profile {
-    /// Docker's default policy.
-    #[must_use]
-    pub fn docker_default() -> Profile {
-        todo!()
-    }
-
-    /// Reads a profile.
-    ///
-    /// # Errors
-    /// [`ProfileError`] with the place and the value that is wrong.
-    pub fn parse(_json: &str) -> Result<Profile, ProfileError> {
-        todo!()
-    }
-
-    /// The policy for a process with these capabilities on this architecture and kernel.
-    #[must_use]
-    pub fn resolve(&self, _bounding: &Capabilities) -> LinuxSeccomp {
-        todo!()
-    }
-}
-
-/// Compiles a policy to the program that seccomp(2) takes.
-///
-/// # Errors
-/// [`CompileError`] for an action, operator or architecture that the kernel does not have.
-pub fn compile(_policy: &LinuxSeccomp) -> Result<Vec<Instruction>, CompileError> {
-    todo!()
-}
+pub use assembly::Instruction;
+pub use compile::{CompileError, Machine, compile, compile_for};
+pub use profile::{Profile, ProfileError};
