@@ -112,10 +112,13 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<EngineError>() {
         return error.hint();
     }
+    if let Some(error) = cause.downcast_ref::<isle_image::ReferenceError>() {
+        return Some(error.hint().to_owned());
+    }
     macro_rules! hints_of {
         ($($error:ty),* $(,)?) => {
             $(if let Some(error) = cause.downcast_ref::<$error>() {
-                return error.hint().map(|hint| hint.to_string());
+                return error.hint();
             })*
         };
     }
@@ -125,6 +128,11 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         isle_image::StoreError,
         isle_image::IngestError,
         isle_image::LoadError,
+        isle_image::PullError,
+        isle_image::PushError,
+        isle_image::SaveError,
+        isle_image::BuildError,
+        isle_image::RemoveError,
         isle_registry::RegistryError,
         isle_registry::CredentialsError,
     );
@@ -190,6 +198,8 @@ pub fn report_usage(error: &clap::Error) -> u8 {
             continue;
         }
         match line.strip_prefix("tip: ") {
+            // The escape that clap offers beside a likely name is none for flags with a slip.
+            Some(tip) if tip.starts_with("to pass") && !hints.is_empty() => {}
             Some(tip) => hints.push(tip.to_owned()),
             None if !line.is_empty() => reason.push(line.strip_prefix("error: ").unwrap_or(line)),
             None => {}

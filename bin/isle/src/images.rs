@@ -1,46 +1,62 @@
 //! Images as instances need them: found, pulled when missing, looked into.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use isle_engine::config::{HealthCheck, HealthTest, OnUnhealthy};
-use isle_image::{FindError, Image, Platform};
+use isle_image::{FindError, Image, Platform, Progress, PullOptions, PullPolicy, Reference};
+use isle_registry::{Client, Config};
 use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::flags::instance::{InstanceFlags, Pull};
+use crate::progress::ProgressFlags;
 
 /// Finds the image, or pulls it, as the flags say.
 pub fn resolve(context: &Context, name: &str, flags: &InstanceFlags) -> Result<Image> {
     let platform: Option<Platform> = flags.platform.as_deref().map(str::parse).transpose()?;
-    if flags.pull == Pull::Always {
-        return pull(context, name, platform.as_ref(), flags.quiet);
-    }
-    let found = match context.engine()?.images().find(name) {
-        Ok(image) => match &platform {
-            // Another platform of the same name is what is asked for.
-            Some(wanted) if wanted.fit(&image.platform).is_none() => None,
-            _ => Some(image),
-        },
-        Err(FindError::NotFound { .. }) => None,
-        Err(error) => return Err(error.into()),
-    };
-    match found {
-        Some(image) => Ok(image),
-        None if flags.pull == Pull::Never => Err(Failure::new(format!("no such image: {name}"))
-            .hint("leave out --pull never, or load it with `isle load`")
-            .into()),
-        None => {
-            if !flags.quiet {
-                eprintln!("Unable to find image '{name}' locally");
-            }
-            pull(context, name, platform.as_ref(), flags.quiet)
+    if flags.pull != Pull::Always {
+        match context.engine()?.images().find(name) {
+            Ok(image) => match &platform {
+                // Another platform of the same name is what is asked for.
+                Some(wanted) if wanted.fit(&image.platform).is_none() => {}
+                _ => return Ok(image),
+            },
+            Err(FindError::NotFound { .. }) if flags.pull == Pull::Missing => {}
+            Err(error) => return Err(error.into()),
         }
     }
+    if flags.pull == Pull::Never {
+        return Err(Failure::new(format!("no image {name} of that platform"))
+            .hint("leave out --pull never")
+            .into());
+    }
+    if flags.pull == Pull::Missing && !flags.quiet {
+        eprintln!("Unable to find image '{name}' locally");
+    }
+    let options = PullOptions {
+        platform,
+        policy: PullPolicy::Always,
+    };
+    let progress = ProgressFlags::only_quiet(flags.quiet).open();
+    pull(context, &name.parse()?, &options, &progress)
 }
 
-fn pull(context: &Context, name: &str, _: Option<&Platform>, _quiet: bool) -> Result<Image> {
-    Ok(context.engine()?.images().find(name)?)
+/// Gets an image from its registry.
+pub fn pull(
+    context: &Context,
+    reference: &Reference,
+    options: &PullOptions,
+    progress: &Arc<dyn Progress>,
+) -> Result<Image> {
+    let engine = context.engine()?;
+    let client = Client::new(Config::of_host()?);
+    let image = engine
+        .images()
+        .pull(&client, reference, options, progress)?;
+    engine.record_image_event("pull", image.id.as_str(), &reference.familiar())?;
+    Ok(image)
 }
 
 /// The health check that an image asks for.

@@ -77,7 +77,7 @@ pub(crate) fn root() -> Command {
         .disable_help_subcommand(true)
         .subcommand_value_name("COMMAND")
         .help_template(
-            "{about}\n\nUsage: {usage}\n{after-help}\n\nOptions:\n{options}\n\n\
+            "{about}\n\nUsage: {usage}{after-help}\n\nOptions:\n{options}\n\n\
              `isle COMMAND --help` explains a command, with examples.\n",
         )
         .after_help(commands::overview())

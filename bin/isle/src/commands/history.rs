@@ -1,9 +1,9 @@
 //! `isle history`.
 
 use isle_format::{Column, Row, human};
-use isle_image::Image;
+use isle_image::HistoryEntry;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::context::Context;
 use crate::failure::Result;
@@ -55,61 +55,34 @@ pub fn run(args: &Args, context: &Context) -> Result {
     let listing = list.listing(&COLUMNS[..5])?;
     let store = context.engine()?.images();
     let image = store.find(&args.image)?;
-    let rows = rows(&image, &store.layer_sizes(&image.id)?, args, Timestamp::now());
+    let now = Timestamp::now();
+    let rows: Vec<Row> = store
+        .history(&image)?
+        .iter()
+        .map(|entry| row(entry, args, now))
+        .collect();
     output::list(&listing, &COLUMNS, &rows)
 }
 
-fn rows(image: &Image, sizes: &[u64], args: &Args, now: Timestamp) -> Vec<Row> {
-    let mut sizes = sizes.iter().copied();
-    let mut rows = Vec::new();
-    for step in image.config.history().iter().flatten() {
-        let size = match step.empty_layer() {
-            Some(true) => 0,
-            _ => sizes.next().unwrap_or(0),
-        };
-        rows.push(row(
-            step.created().as_deref(),
-            step.created_by().as_deref().unwrap_or_default(),
-            step.comment().as_deref().unwrap_or_default(),
-            size,
-            args,
-            now,
-        ));
-    }
-    // An image may say nothing of how its layers came to be.
-    for size in sizes {
-        rows.push(row(None, "", "", size, args, now));
-    }
-    rows.reverse();
-    if let Some(first) = rows.first_mut() {
-        let id = match args.no_trunc {
-            true => image.id.to_string(),
-            false => image.short_id().to_owned(),
-        };
-        first.fields.insert("ID".to_owned(), Value::String(id));
-    }
-    rows
-}
-
-fn row(
-    created: Option<&str>,
-    created_by: &str,
-    comment: &str,
-    size: u64,
-    args: &Args,
-    now: Timestamp,
-) -> Row {
-    let time: Option<Timestamp> = created.and_then(|text| text.parse().ok());
-    let since = match (time, args.human) {
+fn row(entry: &HistoryEntry, args: &Args, now: Timestamp) -> Row {
+    let id = match (&entry.id, args.no_trunc) {
+        (None, _) => "<missing>".to_owned(),
+        (Some(id), true) => id.to_string(),
+        (Some(id), false) => id.short().to_owned(),
+    };
+    let since = match (entry.created, args.human) {
         (None, _) => "N/A".to_owned(),
         (Some(time), true) => human::ago(time, now),
         (Some(time), false) => time.to_string(),
     };
-    let by = created_by.replace('\t', " ");
+    let by = entry.created_by.replace('\t', " ");
     Row::new([
-        ("ID", json!("<missing>")),
+        ("ID", json!(id)),
         ("CreatedSince", json!(since)),
-        ("CreatedAt", json!(created.unwrap_or_default())),
+        (
+            "CreatedAt",
+            json!(entry.created.map(|time| time.to_string()).unwrap_or_default()),
+        ),
         (
             "CreatedBy",
             json!(if args.no_trunc { by } else { shorten(&by, 45) }),
@@ -117,10 +90,10 @@ fn row(
         (
             "Size",
             json!(match args.human {
-                true => human::size(size, 3),
-                false => size.to_string(),
+                true => human::size(entry.size, 3),
+                false => entry.size.to_string(),
             }),
         ),
-        ("Comment", json!(comment)),
+        ("Comment", json!(entry.comment)),
     ])
 }

@@ -14,8 +14,9 @@ macro_rules! files {
 
 files! {
     attach, commit, completion, container_prune, cp, create, diff, doctor, events, exec, export, history,
-    image_inspect, images, info, inspect, kill, load, login, logout, logs, pause, ps, rename, restart, rm,
-    run, start, stats, stop, system_df, tag, top, unpause, update, version, wait,
+    image_inspect, image_prune, images, import, info, inspect, kill, load, login, logout, logs, pause, ps, pull,
+    push, rename, restart, rm, rmi, run, save, start, stats, stop, system_df, tag, top, unpause, update, version,
+    wait,
 }
 
 /// One verb.
@@ -91,7 +92,12 @@ pub static VERBS: &[Verb] = &[
     verb!(commit, "commit"),
     verb!(export, "export"),
     verb!(images, "images"),
+    verb!(pull, "pull"),
+    verb!(push, "push"),
     verb!(load, "load"),
+    verb!(save, "save"),
+    verb!(import, "import"),
+    verb!(rmi, "rmi"),
     verb!(tag, "tag"),
     verb!(history, "history"),
     verb!(login, "login"),
@@ -142,14 +148,24 @@ pub static GROUPS: &[Group] = &[
             verb!(images, "ls", ["list"]),
             verb!(image_inspect, "inspect"),
             verb!(history, "history"),
-            verb!(tag, "tag"),
+            verb!(pull, "pull"),
+            verb!(push, "push"),
             verb!(load, "load"),
+            verb!(save, "save"),
+            verb!(import, "import"),
+            verb!(tag, "tag"),
+            verb!(rmi, "rm", ["remove"]),
+            verb!(image_prune, "prune"),
         ],
     },
     Group {
         name: "system",
         about: "Manage Isle itself",
-        verbs: &[verb!(info, "info"), verb!(events, "events")],
+        verbs: &[
+            verb!(system_df, "df"),
+            verb!(info, "info"),
+            verb!(events, "events"),
+        ],
     },
 ];
 
@@ -253,7 +269,9 @@ pub fn overview() -> String {
     for group in GROUPS {
         text.push_str(&format!("  {:<12} {}\n", group.name, group.about));
     }
-    text.trim_end().to_owned()
+    text.trim().to_owned()
 }
 
-const IMAGE_VERBS: &[&str] = &["images", "load", "tag", "history", "login", "logout"];
+const IMAGE_VERBS: &[&str] = &[
+    "images", "pull", "push", "load", "save", "import", "rmi", "tag", "history", "login", "logout",
+];
