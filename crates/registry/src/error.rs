@@ -1,6 +1,5 @@
 //! Why a registry did not give, or take, what was asked.
 
-use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -318,9 +317,11 @@ impl TransportError {
                 _ => TransportError::Http("unknown".into()),
             };
         }
+        // rustls' own type is not ours to name; it comes wrapped as invalid data.
         let tls = error
             .get_ref()
-            .and_then(|inner| is_tls(inner).then(|| inner.to_string()));
+            .filter(|_| error.kind() == io::ErrorKind::InvalidData)
+            .map(ToString::to_string);
         match (tls, error.kind()) {
             (Some(said), _) => TransportError::of_tls(&said),
             (None, io::ErrorKind::ConnectionRefused) => TransportError::Refused,
@@ -328,10 +329,6 @@ impl TransportError {
                 TransportError::TimedOut {
                     during: "talking to the server",
                 }
-            }
-            // What getaddrinfo says has no kind of its own.
-            (None, _) if error.to_string().contains("failed to lookup address") => {
-                TransportError::HostNotFound
             }
             (None, _) => TransportError::Broken(error),
         }
@@ -346,12 +343,6 @@ impl TransportError {
             TransportError::Tls(printable(said, 200))
         }
     }
-}
-
-/// rustls' own type is not ours to name; ureq wraps it into an I/O error of this kind.
-fn is_tls(error: &(dyn StdError + Send + Sync + 'static)) -> bool {
-    let text = error.to_string();
-    text.contains("certificate") || text.contains("corrupt message") || text.contains("peer")
 }
 
 /// What a registry says in the body of a refusal.

@@ -43,6 +43,7 @@ mod location;
 mod login;
 mod manifest;
 mod proxy;
+mod resolver;
 mod transport;
 mod upload;
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ureq::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, USER_AGENT};
 use ureq::http::{self, HeaderMap, HeaderName, HeaderValue, Method};
+use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, BodyReader, SendBody};
 
 use crate::certificates::Authorities;
@@ -18,6 +19,7 @@ use crate::config::Config;
 use crate::credentials::Secret;
 use crate::error::{Answer, RegistryError, TransportError};
 use crate::location::{Location, Origin, visit};
+use crate::resolver::FilesAndDns;
 
 const MOST_REDIRECTS: usize = 5;
 /// Of a refusal's body.
@@ -388,7 +390,11 @@ impl Transport {
                 })?;
             config = config.tls_config(settings);
         }
-        let agent = Agent::new_with_config(config.build());
+        let agent = Agent::with_parts(
+            config.build(),
+            DefaultConnector::default(),
+            FilesAndDns::of_host(),
+        );
         agents.insert(origin.clone(), agent.clone());
         Ok(agent)
     }
