@@ -1,5 +1,33 @@
-//! The OCI runtime command line.
+//! The OCI runtime command line: what containerd, CRI-O, Podman and Docker call.
+//!
+//! The verbs and flags are those of runc and crun. Each verb is a module below [`command`]; the
+//! state of a container on disk is in [`state`].
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod arguments;
+mod command;
+mod console;
+mod container;
+mod log;
+mod state;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    if let Err(error) = isle_runtime::own_binary::execute_read_only() {
+        eprintln!("isle-oci: cannot execute itself from a read-only mount: {error}");
+        return ExitCode::from(1);
+    }
+    let arguments = arguments::Arguments::parse();
+    let log = log::Log::new(&arguments.global);
+    match command::run(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            log.error(&error);
+            ExitCode::from(command::exit_code(&error))
+        }
+    }
+}

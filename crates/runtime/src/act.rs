@@ -421,7 +421,7 @@ impl Plan {
         if let Some(listener) = listener {
             let slot = table.add(listener);
             for step in &mut self.finish {
-                if let Step::AwaitStart(listener) = step {
+                if let Step::AwaitStart { listener, .. } = step {
                     *listener = Some(slot);
                 }
             }
@@ -649,7 +649,7 @@ pub fn exec_with(
         .map_err(invalid)?,
     );
     // Nobody starts this process later: no byte is waited for.
-    steps.retain(|step| !matches!(step, Step::AwaitStart(_)));
+    steps.retain(|step| !matches!(step, Step::AwaitStart { .. }));
 
     let into = cgroup.and_then(Cgroup::clone_into);
     let mut conversation = Conversation::begin(0, into, &steps, &table)?;

@@ -30,6 +30,7 @@ mod act;
 pub mod capabilities;
 mod error;
 mod hooks;
+pub mod own_binary;
 mod plan;
 pub mod users;
 

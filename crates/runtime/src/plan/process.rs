@@ -476,10 +476,14 @@ pub(crate) fn last_steps(process: &Process, setting: Setting<'_>) -> Result<Vec<
         })?,
     ));
     steps.push(Step::FindProgram(candidates(process)?));
-    steps.push(Step::AwaitStart(None));
+    let close_from = 3_u32.saturating_add(setting.preserve_fds);
+    steps.push(Step::AwaitStart {
+        listener: None,
+        close_from,
+    });
     steps.extend(setting.start_hooks);
     steps.extend(late_policy.map(Policy::step));
-    steps.push(Step::CloseFrom(3_u32.saturating_add(setting.preserve_fds)));
+    steps.push(Step::CloseFrom(close_from));
     let none = Vec::new();
     steps.push(Step::Execute {
         arguments: strings("process.args", process.args().as_ref().unwrap_or(&none))?,

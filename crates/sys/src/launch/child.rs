@@ -566,7 +566,10 @@ impl<'a> Child<'a> {
                 Ok(())
             }
             Step::FindProgram(candidates) => self.find_program(candidates),
-            Step::AwaitStart(listener) => self.await_start(*listener),
+            Step::AwaitStart {
+                listener,
+                close_from,
+            } => self.await_start(*listener, *close_from),
             Step::Hook {
                 path,
                 arguments,
@@ -1048,13 +1051,27 @@ impl<'a> Child<'a> {
         fail(Action::Find, refusal)
     }
 
-    fn await_start(&mut self, listener: Option<Slot>) -> Outcome<()> {
+    fn await_start(&mut self, listener: Option<Slot>, close_from: u32) -> Outcome<()> {
+        let listener = match listener {
+            Some(slot) => Some(self.slot(slot)?),
+            None => None,
+        };
+        // What the parent had open (locks, pipes, the root) must not live as long as this wait.
+        let kept = [self.channel, listener.unwrap_or(self.channel)];
+        let mut from = close_from;
+        for fd in [kept[0].min(kept[1]), kept[0].max(kept[1])] {
+            let fd = fd.unsigned_abs();
+            if fd > from {
+                call!(Action::Call, SYS_close_range, from, fd - 1, 0)?;
+            }
+            from = from.max(fd + 1);
+        }
+        call!(Action::Call, SYS_close_range, from, u32::MAX, 0)?;
         self.tell(&Message::new(Kind::Ready), None)?;
         self.listen()?;
         let Some(listener) = listener else {
             return Ok(());
         };
-        let listener = self.slot(listener)?;
         // The parent ends now; what goes wrong later is told to who starts the container.
         // SAFETY: the descriptor is this process's own.
         unsafe { libc::close(self.channel) };

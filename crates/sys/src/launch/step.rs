@@ -301,8 +301,13 @@ pub enum Step {
     FindProgram(Vec<CString>),
     /// Tells the parent that all is ready, and waits until the container is started: by a byte from
     /// the parent, or from whoever connects to a listening socket. What goes wrong from here on is
-    /// reported there.
-    AwaitStart(Option<Slot>),
+    /// reported there. Descriptors that are not needed any more are closed before.
+    AwaitStart {
+        /// The listening socket.
+        listener: Option<Slot>,
+        /// Descriptors below this one stay open.
+        close_from: u32,
+    },
     /// Runs a program to its end.
     Hook {
         /// The program.
@@ -501,7 +506,7 @@ impl fmt::Display for Step {
                     )
                 }
             },
-            Step::AwaitStart(_) => f.write_str("wait for the start"),
+            Step::AwaitStart { .. } => f.write_str("wait for the start"),
             Step::Hook { name, path, .. } => write!(f, "run the {name} hook {}", text(path)),
             Step::CloseFrom(first) => write!(f, "close the descriptors from {first} on"),
             Step::Execute { arguments, .. } => match arguments.as_slice().first() {

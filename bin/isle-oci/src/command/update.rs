@@ -1,0 +1,94 @@
+//! `update`: changes the limits of a container.
+
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use isle_types::ByteSize;
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
+
+use crate::arguments::Update;
+use crate::container::Container;
+
+/// Bytes with a unit, or -1: no limit.
+fn memory(flag: &str, text: Option<&str>) -> anyhow::Result<Option<i64>> {
+    let Some(text) = text else { return Ok(None) };
+    if text == "-1" {
+        return Ok(Some(-1));
+    }
+    let size: ByteSize = text.parse().with_context(|| format!("invalid {flag}"))?;
+    Ok(Some(i64::try_from(size.bytes()).with_context(|| {
+        format!("invalid {flag} {text:?}: it is too large")
+    })?))
+}
+
+fn from_flags(arguments: &Update) -> anyhow::Result<LinuxResources> {
+    let mut resources = LinuxResources::default();
+    let mut cpu = LinuxCpu::default();
+    cpu.set_quota(arguments.cpu_quota)
+        .set_period(arguments.cpu_period)
+        .set_shares(arguments.cpu_share)
+        .set_cpus(arguments.cpuset_cpus.clone())
+        .set_mems(arguments.cpuset_mems.clone());
+    if cpu != LinuxCpu::default() {
+        resources.set_cpu(Some(cpu));
+    }
+    let mut limits = LinuxMemory::default();
+    limits
+        .set_limit(memory("--memory", arguments.memory.as_deref())?)
+        .set_reservation(memory(
+            "--memory-reservation",
+            arguments.memory_reservation.as_deref(),
+        )?)
+        .set_swap(memory("--memory-swap", arguments.memory_swap.as_deref())?);
+    if limits != LinuxMemory::default() {
+        resources.set_memory(Some(limits));
+    }
+    if let Some(limit) = arguments.pids_limit {
+        let mut pids = LinuxPids::default();
+        pids.set_limit(limit);
+        resources.set_pids(Some(pids));
+    }
+    if let Some(weight) = arguments.blkio_weight {
+        let mut block = LinuxBlockIo::default();
+        block.set_weight(Some(weight));
+        resources.set_block_io(Some(block));
+    }
+    Ok(resources)
+}
+
+pub(super) fn run(root: &Path, arguments: Update) -> anyhow::Result<u8> {
+    let resources = match &arguments.resources {
+        None => from_flags(&arguments)?,
+        Some(path) => {
+            let mut text = String::new();
+            if path == Path::new("-") {
+                std::io::stdin().read_to_string(&mut text)
+            } else {
+                std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text))
+            }
+            .with_context(|| format!("cannot read {}", path.display()))?;
+            serde_json::from_str(&text).with_context(|| {
+                format!(
+                    "{} does not hold limits of the runtime specification",
+                    path.display()
+                )
+            })?
+        }
+    };
+    if resources == LinuxResources::default() {
+        bail!("nothing to change: give --resources or one of the limits");
+    }
+    let id = &arguments.id;
+    let container = Container::open(root, id)?;
+    if container.process.is_none() {
+        bail!("cannot update container {id:?}: it has stopped");
+    }
+    let Some(cgroup) = container.cgroup()? else {
+        bail!("cannot update container {id:?}: it has no control group");
+    };
+    cgroup
+        .update(&resources)
+        .with_context(|| format!("cannot update container {id:?}"))?;
+    Ok(0)
+}
