@@ -230,22 +230,22 @@ impl Store {
             id: digest,
             done: 0,
             total: size,
+            has_failed: false,
             progress,
         };
-        append(
-            archive,
-            &path(digest),
-            tar::EntryType::Regular,
-            size,
-            &mut reader,
-        )?;
+        let name = path(digest);
+        let appended = append(archive, &name, tar::EntryType::Regular, size, &mut reader);
         // The end of the reader is where the digest is checked.
-        match io::copy(&mut reader, &mut io::sink()) {
-            Ok(_) => Ok(()),
-            Err(source) => Err(SaveError::Read {
+        let checked = appended.and_then(|()| {
+            let end = io::copy(&mut reader, &mut io::sink());
+            end.map(drop).map_err(SaveError::Write)
+        });
+        match checked {
+            Err(SaveError::Write(source)) if reader.has_failed => Err(SaveError::Read {
                 digest: digest.clone(),
                 source,
             }),
+            other => other,
         }
     }
 }
@@ -255,12 +255,15 @@ struct Telling<'a, R> {
     id: &'a Digest,
     done: u64,
     total: u64,
+    has_failed: bool,
     progress: &'a Arc<dyn Progress>,
 }
 
 impl<R: Read> Read for Telling<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
+        let read = self.inner.read(buffer);
+        self.has_failed |= read.is_err();
+        let count = read?;
         let before = self.done;
         self.done += count as u64;
         if before >> 20 != self.done >> 20 {
