@@ -135,6 +135,19 @@ mod tests {
     }
 
     #[test]
+    fn switches_that_are_on_by_default_can_be_turned_off() {
+        for (words, expected) in [
+            (&["isle", "attach", "web"][..], true),
+            (&["isle", "attach", "--sig-proxy=false", "web"], false),
+            (&["isle", "attach", "--sig-proxy", "web"], true),
+        ] {
+            let matches = root().try_get_matches_from(words).unwrap();
+            let (_, inner) = matches.subcommand().unwrap();
+            assert_eq!(inner.get_one::<bool>("sig_proxy"), Some(&expected), "{words:?}");
+        }
+    }
+
+    #[test]
     fn a_slip_is_answered_with_what_was_meant() {
         let error = parse(&["isle", "inspekt", "debian"]).unwrap_err();
         assert!(error.contains("inspect"), "{error}");

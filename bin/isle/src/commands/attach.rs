@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(long)]
     logs: bool,
     /// Pass signals on (=false to keep them)
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", hide_default_value = true, value_parser = crate::flags::switch)]
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", hide_default_value = true, value_parser = crate::flags::switch)]
     sig_proxy: bool,
     /// Name or id
     #[arg(value_name = "CONTAINER")]

@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
     /// Sizes and times for people (=false for bytes and dates)
-    #[arg(short = 'H', long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", hide_default_value = true, value_parser = crate::flags::switch)]
+    #[arg(short = 'H', long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", hide_default_value = true, value_parser = crate::flags::switch)]
     human: bool,
     /// Do not shorten
     #[arg(long)]

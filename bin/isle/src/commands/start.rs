@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long, value_name = "KEYS", value_parser = detach_keys)]
     detach_keys: Option<DetachKeys>,
     /// Pass signals on (=false to keep them)
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", hide_default_value = true, value_parser = crate::flags::switch)]
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", hide_default_value = true, value_parser = crate::flags::switch)]
     sig_proxy: bool,
     /// Names or ids
     #[arg(required = true, value_name = "CONTAINER")]
