@@ -143,7 +143,11 @@ mod tests {
         ] {
             let matches = root().try_get_matches_from(words).unwrap();
             let (_, inner) = matches.subcommand().unwrap();
-            assert_eq!(inner.get_one::<bool>("sig_proxy"), Some(&expected), "{words:?}");
+            assert_eq!(
+                inner.get_one::<bool>("sig_proxy"),
+                Some(&expected),
+                "{words:?}"
+            );
         }
     }
 

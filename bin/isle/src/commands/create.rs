@@ -8,7 +8,7 @@ use isle_engine::state::{Exit, ExitReason, Instance};
 use isle_engine::{Attachment, CreateRequest, Engine, EngineError, WaitCondition};
 
 use crate::context::Context;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, OutputClosed, Result};
 use crate::flags::instance::InstanceFlags;
 use crate::images;
 use crate::output;
@@ -121,6 +121,7 @@ pub fn follow(
             }
             Ok(ExitCode::SUCCESS)
         }
+        Outcome::OutputClosed => Err(OutputClosed.into()),
         Outcome::Interrupted(signal) => Ok(ExitCode::from(128 + signal.number() as u8)),
         Outcome::Lost => match engine.wait(&instance.id, WaitCondition::NotRunning) {
             Ok(exit) => Ok(exit_code(&exit)),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use isle_engine::ExecRequest;
 
 use crate::context::Context;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, OutputClosed, Result};
 use crate::flags::detach_keys::{DetachKeys, detach_keys};
 use crate::flags::environment;
 use crate::terminal::{Outcome, Relay, check_tty, window_size};
@@ -101,6 +101,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
     match relay.exec(&mut session)? {
         Outcome::Exited(exit) => Ok(super::create::exit_code(&exit)),
         Outcome::Detached => Ok(ExitCode::SUCCESS),
+        Outcome::OutputClosed => Err(OutputClosed.into()),
         Outcome::Interrupted(signal) => Ok(ExitCode::from(128 + signal.number() as u8)),
         Outcome::Lost => Err(Failure::new("the supervisor has gone").into()),
     }

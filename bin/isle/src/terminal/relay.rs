@@ -25,6 +25,8 @@ pub enum Outcome {
     Interrupted(Signal),
     /// The supervisor has gone; the store tells the rest.
     Lost,
+    /// Whoever read our standard output has gone. As under Docker, the instance runs on.
+    OutputClosed,
 }
 
 /// What is relayed.
@@ -66,12 +68,12 @@ trait Peer {
 impl Relay {
     /// Relays until the instance ends or the user detaches.
     pub fn attach(self, session: &mut Attachment) -> io::Result<Outcome> {
-        self.run(&mut AttachPeer { session })
+        output_closed(self.run(&mut AttachPeer { session }))
     }
 
     /// Relays until the process ends.
     pub fn exec(self, session: &mut ExecSession) -> io::Result<Outcome> {
-        self.run(&mut ExecPeer { session })
+        output_closed(self.run(&mut ExecPeer { session }))
     }
 
     fn run(self, peer: &mut impl Peer) -> io::Result<Outcome> {
@@ -384,10 +386,23 @@ impl Peer for ExecPeer<'_> {
     }
 }
 
+/// Tells a standard output that nobody reads from a peer that is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output is closed")]
+struct Closed;
+
+fn output_closed(result: io::Result<Outcome>) -> io::Result<Outcome> {
+    match result {
+        Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Closed>()) => {
+            Ok(Outcome::OutputClosed)
+        }
+        result => result,
+    }
+}
+
 fn write_out(output: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     match output.write_all(bytes).and_then(|()| output.flush()) {
-        // Whoever read our output has gone; the workload goes on, as under Docker.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(io::Error::other(Closed)),
         result => result,
     }
 }
