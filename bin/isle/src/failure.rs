@@ -185,8 +185,8 @@ pub fn report_usage(error: &clap::Error) -> u8 {
         if let Some(source) = source {
             eprintln!("because: {source}");
         }
-        if let Some(flag) = source.and_then(|source| source.downcast_ref::<FlagError>()) {
-            eprintln!("hint: {}", flag.remedy);
+        if let Some(hint) = source.and_then(hint) {
+            eprintln!("hint: {hint}");
         }
         return ENGINE;
     }

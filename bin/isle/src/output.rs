@@ -100,7 +100,12 @@ pub enum Archive {
         path: std::path::PathBuf,
     },
     /// Standard output.
-    Stdout(io::StdoutLock<'static>),
+    Stdout {
+        /// It.
+        stdout: io::StdoutLock<'static>,
+        /// Whoever read it has gone.
+        is_closed: bool,
+    },
 }
 
 impl Archive {
@@ -113,7 +118,10 @@ impl Archive {
                     .hint("use -o FILE, or redirect standard output")
                     .into());
             }
-            return Ok(Archive::Stdout(stdout.lock()));
+            return Ok(Archive::Stdout {
+                stdout: stdout.lock(),
+                is_closed: false,
+            });
         };
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -134,10 +142,20 @@ impl Archive {
         })
     }
 
+    /// Why it could not be filled: a reader that has gone is no failure of ours.
+    pub fn failed(&self, error: impl Into<anyhow::Error>) -> anyhow::Error {
+        match self {
+            Archive::Stdout {
+                is_closed: true, ..
+            } => OutputClosed.into(),
+            _ => error.into(),
+        }
+    }
+
     /// Makes it whole.
     pub fn finish(self) -> Result<()> {
         match self {
-            Archive::Stdout(mut stdout) => stdout.flush().map_err(closed),
+            Archive::Stdout { mut stdout, .. } => stdout.flush().map_err(closed),
             Archive::File { file, path } => {
                 let write = || {
                     let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -158,14 +176,20 @@ impl Write for Archive {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Archive::File { file, .. } => file.write(bytes),
-            Archive::Stdout(stdout) => stdout.write(bytes),
+            Archive::Stdout { stdout, is_closed } => {
+                let written = stdout.write(bytes);
+                *is_closed |= written
+                    .as_ref()
+                    .is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+                written
+            }
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Archive::File { file, .. } => file.flush(),
-            Archive::Stdout(stdout) => stdout.flush(),
+            Archive::Stdout { stdout, .. } => stdout.flush(),
         }
     }
 }

@@ -74,7 +74,9 @@ pub fn run(args: &Args, context: &Context) -> Result {
             let engine = context.engine()?;
             let id = engine.find(&name)?.id;
             let mut archive = output::Archive::create(None)?;
-            engine.copy_out(&id, &absolute(&path), args.follow_link, &mut archive)?;
+            engine
+                .copy_out(&id, &absolute(&path), args.follow_link, &mut archive)
+                .map_err(|error| archive.failed(error))?;
             archive.finish()?;
         }
         (Side::Host(source), Side::Instance { name, path }) => {

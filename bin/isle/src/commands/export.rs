@@ -26,7 +26,9 @@ pub fn run(args: &Args, context: &Context) -> Result {
     let engine = context.engine()?;
     let instance = engine.find(&args.instance)?;
     let mut archive = Archive::create(args.output.as_deref())?;
-    engine.export(&instance.id, &mut archive)?;
+    engine
+        .export(&instance.id, &mut archive)
+        .map_err(|error| archive.failed(error))?;
     archive.finish()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -56,7 +56,9 @@ pub fn run(args: &Args, context: &Context) -> Result {
         Format::Oci => SaveFormat::Oci,
     };
     let silent: Arc<dyn Progress> = Arc::new(Silent);
-    store.save(&args.images, format, &mut archive, &silent)?;
+    store
+        .save(&args.images, format, &mut archive, &silent)
+        .map_err(|error| archive.failed(error))?;
     archive.finish()?;
     Ok(ExitCode::SUCCESS)
 }
