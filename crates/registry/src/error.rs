@@ -49,8 +49,16 @@ pub enum RegistryError {
         /// What it said.
         answer: Answer,
     },
+    /// The registry does not accept a user name with its password, or a token.
+    #[error("login to {registry} refused{answer}")]
+    Login {
+        /// The registry.
+        registry: String,
+        /// What it said.
+        answer: Answer,
+    },
     /// No answer came.
-    #[error("{method} {url}")]
+    #[error("no answer to {method} {url}")]
     Transport {
         /// The request's method.
         method: String,
@@ -223,6 +231,9 @@ impl RegistryError {
                     format!(" {registry}")
                 }
             )),
+            RegistryError::Login { .. } => {
+                Some("check the user name and the password or access token".to_owned())
+            }
             RegistryError::ForeignRealm { registry, realm } => Some(format!(
                 "if {host} is trusted with them, add to /etc/isle/registries.toml: \
                  [registry.\"{registry}\"] token-hosts = [\"{host}\"]",
@@ -240,6 +251,12 @@ impl RegistryError {
                     TransportError::NotTls => Some(format!(
                         "to use plain HTTP, add to /etc/isle/registries.toml: \
                          [registry.\"{host}\"] insecure = true"
+                    )),
+                    TransportError::Refused => {
+                        Some(format!("see that a registry is running at {host}"))
+                    }
+                    TransportError::HostNotFound => Some(format!(
+                        "check how {host} is spelt, and the name servers in /etc/resolv.conf"
                     )),
                     TransportError::Proxy(_) => {
                         Some("see HTTPS_PROXY, HTTP_PROXY and NO_PROXY".to_owned())

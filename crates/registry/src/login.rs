@@ -24,7 +24,7 @@ impl Client {
     /// `registry` is a name as in references; see [`registry_of_server`] for what users type.
     ///
     /// # Errors
-    /// [`RegistryError::Denied`] when it is not accepted; then nothing is changed.
+    /// [`RegistryError::Login`] when it is not accepted; then nothing is changed.
     pub fn login(&self, registry: &str, credential: &Credential) -> Result<Login, RegistryError> {
         let accepted = self.check(registry, credential)?;
         let keeper = self
@@ -54,7 +54,7 @@ impl Client {
     /// Tries a credential; gives the one to keep, which may be an identity token in its place.
     ///
     /// # Errors
-    /// [`RegistryError::Denied`] when the registry does not accept it.
+    /// [`RegistryError::Login`] when the registry does not accept it.
     pub fn check(
         &self,
         registry: &str,
@@ -110,10 +110,8 @@ impl Client {
         let mut second = ask(Some((endpoint.origin.clone(), header)))?;
         match second.status {
             200 => Ok(kept),
-            401 | 403 => Err(RegistryError::Denied {
-                object: "login".into(),
+            401 | 403 => Err(RegistryError::Login {
                 registry: registry.to_owned(),
-                is_anonymous: false,
                 answer: second.answer(),
             }),
             _ => Err(second.unexpected()),
@@ -123,10 +121,8 @@ impl Client {
 
 fn named_login(error: RegistryError, registry: &str) -> RegistryError {
     match error {
-        RegistryError::Denied { answer, .. } => RegistryError::Denied {
-            object: "login".into(),
+        RegistryError::Denied { answer, .. } => RegistryError::Login {
             registry: registry.to_owned(),
-            is_anonymous: false,
             answer,
         },
         other => other,

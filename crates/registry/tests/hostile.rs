@@ -410,7 +410,7 @@ fn a_login_is_tried_before_it_is_kept() {
     assert_eq!(
         error.to_string(),
         format!(
-            "access to login denied by {}: unauthorized: authentication required",
+            "login to {} refused: unauthorized: authentication required",
             registry.host()
         )
     );
