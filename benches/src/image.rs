@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use isle_tests::peers::Registry;
 use serde_json::json;
 
-use crate::engines::Engines;
+use crate::engines::{Engine, Engines};
 use crate::harness::{self, Benchmark, Column, Settings, measure};
 
 /// Loading a large image takes seconds: fewer runs than elsewhere.
@@ -35,6 +36,49 @@ pub fn load(engines: &Engines, settings: &Settings, mib: u64) -> Result<()> {
                 "`load -i` of a docker-archive of {mib} MiB (files of 4 KiB to 1 MiB, a third of them compressible), from before \
                  the command's process is made to its end; the archive is in the page cache. The image is removed between \
                  runs, untimed. Fewer runs than elsewhere, because each takes seconds."
+            ),
+            warm_up: 1,
+            runs: settings.runs.min(MOST_RUNS),
+            columns: columns.collect(),
+        },
+    )
+}
+
+/// The same image from a registry, its layers compressed with gzip as they usually are.
+pub fn pull(engines: &Engines, settings: &Settings, mib: u64) -> Result<()> {
+    let archive = engines.folder().join("large.tar");
+    if !archive.exists() {
+        write_archive(&archive, mib, &engines.folder().join("large"))?;
+    }
+    let registry = Registry::start(&engines.folder().join("registry"));
+    let name = format!("{}/bench/large:latest", registry.address());
+    harness::quietly(
+        Command::new("skopeo")
+            .args(["copy", "--dest-tls-verify=false"])
+            .arg(format!("docker-archive:{}", archive.display()))
+            .arg(format!("docker://{name}")),
+    )
+    .context("skopeo copies the image to the registry")?;
+    let name = name.as_str();
+    let columns = engines.list(settings).into_iter().map(|engine| {
+        let arguments: &[&str] = match engine {
+            Engine::Podman => &["pull", "-q", "--tls-verify=false", name],
+            Engine::Isle | Engine::Docker => &["pull", "-q", name],
+        };
+        let arguments = arguments.to_vec();
+        Column::new(engine.name(), move || engines.quietly(engine, &arguments))
+            .after(move || engines.quietly(engine, &["rmi", "-f", name]))
+            .daemons(engines.daemons(engine))
+    });
+    measure(
+        settings,
+        Benchmark {
+            id: "P9-pull",
+            title: "pull of an image from a registry on loopback, two layers, gzip",
+            span: &format!(
+                "`pull` of {mib} MiB (uncompressed; the files of P9's archive) from Debian's docker-registry on this host, from \
+                 before the command's process is made to its end. The registry's own CPU time is not counted, but \
+                 takes part in the wall time of all. The image is removed between runs, untimed."
             ),
             warm_up: 1,
             runs: settings.runs.min(MOST_RUNS),

@@ -40,7 +40,7 @@ struct Arguments {
     /// Take the version 2 hierarchy out of sight first, in a mount namespace unlike this one.
     #[arg(long, hide = true)]
     hide_cgroup2_unlike: Option<String>,
-    /// Which: P1, P2, P5, P6, P8, P9; all when not given.
+    /// Which: P1, P2, P5, P6, P8, P9, P9-pull; all when not given.
     promises: Vec<String>,
 }
 
@@ -74,7 +74,10 @@ fn main() -> Result<()> {
             oci_runtime::measure_without_cgroup2(&settings)?;
         }
     }
-    if !["P2", "P5", "P6", "P8", "P9"].iter().any(|id| wants(id)) {
+    if !["P2", "P5", "P6", "P8", "P9", "P9-pull"]
+        .iter()
+        .any(|id| wants(id))
+    {
         return Ok(());
     }
     let engines = engines::Engines::start(&settings)?;
@@ -92,6 +95,9 @@ fn main() -> Result<()> {
     }
     if wants("P9") {
         image::load(&engines, &settings, arguments.image_mib)?;
+    }
+    if wants("P9") || wants("P9-pull") {
+        image::pull(&engines, &settings, arguments.image_mib)?;
     }
     Ok(())
 }
