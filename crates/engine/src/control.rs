@@ -174,7 +174,10 @@ impl Control {
     }
 
     /// A descriptor that is hung up once the supervisor has ended: for those who follow a log.
-    pub(crate) fn into_watch(self) -> OwnedFd {
+    pub(crate) fn into_watch(mut self) -> OwnedFd {
+        // A supervisor hangs up on clients that do not say what they want. What fails here is
+        // seen as the end right away, which it is.
+        let _ = self.send(&Request::Wait(WaitCondition::Removed));
         self.socket.into()
     }
 

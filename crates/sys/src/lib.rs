@@ -3,7 +3,7 @@
 //! - [`bpf`]: programs that decide about devices in a version 2 control group (bpf(2)).
 //! - [`launch`]: a new process that carries out a prepared list of steps in namespaces of its own
 //!   and then executes a program (clone3(2), and all that may happen before execve(2)).
-//! - [`memory`]: what the allocator holds in reserve.
+//! - [`memory`]: giving memory back.
 //! - [`mount`]: mount_setattr(2), and new mounts from the caller's own namespace.
 //! - [`pidfd`]: how a process has ended that is not the caller's child.
 //! - [`process`]: the few calls that a runtime's parent process needs.

@@ -144,6 +144,9 @@ pub trait Backend {
     /// Times since the start that the kernel killed something inside for lack of memory.
     fn oom_kills(&mut self) -> u64;
 
+    /// Nothing will be asked of it for a while: what can be had again need not be kept in memory.
+    fn rest(&mut self);
+
     /// Takes away what a run needed (cgroup, mounts, sockets), after its end and off the hot
     /// path. Harmless when repeated, and able to finish what a killed supervisor began.
     ///

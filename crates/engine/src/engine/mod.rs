@@ -18,6 +18,7 @@ use std::path::Path;
 use isle_types::InstanceId;
 
 pub use error::*;
+pub(crate) use removal::volume_names;
 pub use requests::*;
 
 use crate::Paths;

@@ -14,6 +14,11 @@ use crate::backend::{Ended, Process};
 /// The file's name.
 pub(super) const NAME: &str = "process";
 
+/// Notes that there is going to be a process.
+pub(super) fn announce(directory: &Path) -> io::Result<()> {
+    std::fs::write(directory.join(NAME), "")
+}
+
 /// Notes which process it is.
 pub(super) fn write(directory: &Path, pid: i32) -> io::Result<()> {
     std::fs::write(directory.join(NAME), describe(pid)?)

@@ -4,10 +4,11 @@ use std::io;
 
 use isle_types::InstanceId;
 
-use crate::Paths;
 use crate::config::{Resources, RestartPolicy};
+use crate::engine::volume_names;
 use crate::state::{Instance, InstanceState};
 use crate::store::{NewEvent, Store, StoreError};
+use crate::{Paths, volume};
 
 /// Something that happened, for `events`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +78,7 @@ pub(super) trait Ledger {
     /// Takes the row away: from here on the name is free.
     fn remove(&mut self, notes: &[Note]) -> Result<(), LedgerError>;
 
-    /// Takes away the files that belonged to it.
+    /// Takes away the files that belonged to it, its anonymous volumes too.
     fn remove_files(&mut self) -> Result<(), LedgerError>;
 
     /// Gives back the memory that it does not need until it writes again.
@@ -172,7 +173,11 @@ impl Ledger for StoreLedger {
     }
 
     fn remove_files(&mut self) -> Result<(), LedgerError> {
-        self.open = None;
+        if let Some((store, instance)) = self.open.take() {
+            for name in volume_names(&instance) {
+                volume::remove_anonymous(&store, &self.paths, name)?;
+            }
+        }
         match std::fs::remove_dir_all(self.paths.instance(&self.id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),

@@ -103,6 +103,8 @@ impl Supervisor {
                 }
             }
         };
+        // From here on there is something to clean up if we are killed.
+        identity::announce(&self.directory).map_err(cannot("write to the run directory"))?;
         let mut process = self.backend.start(stdio)?;
         let mut terminal = None;
         if let Some(master) = process.terminal.take() {

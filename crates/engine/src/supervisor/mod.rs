@@ -234,9 +234,9 @@ fn prepare(paths: &Paths, id: &InstanceId) -> Result<Prepared, Unprepared> {
         .map_err(|error| unreadable(&error))?
         .clone();
     let directory = paths.instance_run(id);
-    let is_unclean =
-        directory.join(streams::STDOUT).exists() || directory.join(identity::NAME).exists();
-    if let (true, Ok(Some(_))) = (is_unclean, identity::find(&directory)) {
+    let is_unclean = directory.join(identity::NAME).exists();
+    let is_running = instance.state.status.is_supervised();
+    if let (true, Ok(Some(_))) = (is_running, identity::find(&directory)) {
         return Err(Unprepared::Orphan(lock));
     }
     let status = &mut instance.state.status;

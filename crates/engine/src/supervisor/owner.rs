@@ -209,6 +209,7 @@ impl Supervisor {
     fn tidy(&mut self) {
         self.tidy_at = None;
         self.ledger.rest();
+        self.backend.rest();
         self.buffer = Vec::new();
         if let Some(log) = &mut self.log {
             log.shrink();

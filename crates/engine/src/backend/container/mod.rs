@@ -56,7 +56,8 @@ pub(crate) struct Container {
 /// What a run has until it is cleaned up.
 #[derive(Debug)]
 struct Running {
-    spec: Spec,
+    /// Made again from instance and facts when it is needed: it is large.
+    spec: Option<Spec>,
     facts: Facts,
     cgroup: Arc<Cgroup>,
     init: OwnedFd,
@@ -175,7 +176,7 @@ impl Backend for Container {
             .try_clone()
             .map_err(failed("cannot hold the process"))?;
         self.running = Some(Running {
-            spec,
+            spec: Some(spec),
             facts,
             cgroup,
             init,
@@ -196,9 +197,17 @@ impl Backend for Container {
         let policy = spec::seccomp(&self.instance.config.security, &facts);
         let program = policy.as_ref().map(isle_seccomp::compile).transpose();
         let program = program.map_err(failed("cannot compile the seccomp policy"))?;
+        let made;
+        let spec = match &running.spec {
+            Some(spec) => spec,
+            None => {
+                made = spec::specification(&self.instance, &running.facts);
+                &made
+            }
+        };
         let child = isle_runtime::exec(
             running.init.as_fd(),
-            &running.spec,
+            spec,
             &process,
             Some(&running.cgroup),
             program.as_deref(),
@@ -222,7 +231,7 @@ impl Backend for Container {
         let facts =
             Facts::gather(&self.instance, &self.paths, rootfs.as_fd()).map_err(io::Error::other)?;
         self.running = Some(Running {
-            spec: spec::specification(&self.instance, &facts),
+            spec: None,
             facts,
             cgroup: Arc::new(Cgroup::open(
                 &self.layout,
@@ -301,6 +310,12 @@ impl Backend for Container {
             .as_ref()
             .map(|running| running.cgroup.oom_kills());
         kills.and_then(Result::ok).unwrap_or(0)
+    }
+
+    fn rest(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.spec = None;
+        }
     }
 
     fn clean_up(&mut self) -> io::Result<()> {

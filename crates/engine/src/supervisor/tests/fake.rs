@@ -175,6 +175,8 @@ impl Backend for FakeBackend {
         u64::from(self.out_of_memory)
     }
 
+    fn rest(&mut self) {}
+
     fn clean_up(&mut self) -> io::Result<()> {
         *self.clean_ups.lock().unwrap() += 1;
         self.kill_all()
