@@ -23,6 +23,39 @@ use tar::{Builder, EntryType, Header};
 pub(crate) struct Style {
     /// Translate overlayfs' marks of deleted and replaced things to those of an image layer.
     pub(crate) is_layer: bool,
+    /// Leave out what is there only because something was mounted over it.
+    pub(crate) leaves_mount_points_out: bool,
+}
+
+/// Whether an entry of a writable layer is there only because every instance has something mounted
+/// over it: an empty file or folder at the place.
+pub(crate) fn is_mount_point(path: &Path, folder: BorrowedFd<'_>, name: &CStr) -> bool {
+    const PLACES: [&str; 6] = [
+        "dev",
+        "etc/hostname",
+        "etc/hosts",
+        "etc/resolv.conf",
+        "proc",
+        "sys",
+    ];
+    let path = path.strip_prefix("/").unwrap_or(path);
+    if !PLACES.iter().any(|place| Path::new(place) == path) {
+        return false;
+    }
+    let Ok(stat) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else {
+        return false;
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => stat.st_size == 0,
+        FileType::Directory => openat(folder, name, FOLDER, Mode::empty())
+            .and_then(|folder| Dir::read_from(&folder))
+            .is_ok_and(|mut entries| {
+                entries.all(|entry| {
+                    entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."))
+                })
+            }),
+        _ => false,
+    }
 }
 
 /// Writes trees of files to an archive.
@@ -94,6 +127,9 @@ impl<'w> Archive<'w> {
         names.sort();
         for name in names {
             let inside = path.join(OsStr::from_bytes(name.to_bytes()));
+            if self.style.leaves_mount_points_out && is_mount_point(&inside, folder, &name) {
+                continue;
+            }
             match self.entry(folder, &name, &inside) {
                 // It went away in the meantime.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

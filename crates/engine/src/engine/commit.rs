@@ -1,19 +1,118 @@
 //! Makes an image of an instance.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+
+use isle_image::{CommitOptions, Image};
 use isle_types::InstanceId;
 
 use super::{CommitRequest, Engine, EngineError};
+use crate::archive::{Archive, Style};
+use crate::backend::container::upper;
+use crate::state::{Instance, Status};
+use crate::store::NewEvent;
 
 impl Engine {
     /// Makes an image of its root file system; returns the image's id.
     ///
     /// # Errors
     /// When the layer cannot be read or stored.
-    pub fn commit(
-        &self,
-        _id: &InstanceId,
-        _request: &CommitRequest,
-    ) -> Result<String, EngineError> {
-        todo!()
+    pub fn commit(&self, id: &InstanceId, request: &CommitRequest) -> Result<String, EngineError> {
+        let instance = self.current(id)?;
+        let base = self.images.find(&instance.image_id)?;
+        let reference = request.reference.as_ref().map(|text| text.parse());
+        let reference = reference
+            .transpose()
+            .map_err(|error| EngineError::FindImage(isle_image::FindError::Reference(error)))?;
+        let words = instance.config.process.entrypoint.iter().flatten();
+        let words = words.chain(instance.config.process.command.iter().flatten());
+        let options = CommitOptions {
+            author: request.author.clone(),
+            message: request.message.clone(),
+            created_by: Some(words.cloned().collect::<Vec<_>>().join(" ")),
+            config: Some((config_of(&instance, &base), base.docker.clone())),
+            changes: request.changes.clone(),
+            reference,
+            platform: None,
+        };
+        let pauses = request.pause && instance.state.status == Status::Running;
+        if pauses {
+            self.pause(id)?;
+        }
+        let image = self.commit_layer(&instance, &base, &options);
+        if pauses {
+            self.resume(id)?;
+        }
+        let image = image?;
+        let event = NewEvent::of_instance(&instance, "commit").with("imageID", &image.id);
+        self.store.record_event(&event)?;
+        Ok(image.id.to_string())
     }
+
+    fn commit_layer(
+        &self,
+        instance: &Instance,
+        base: &Image,
+        options: &CommitOptions,
+    ) -> Result<Image, EngineError> {
+        let directory = self.paths.instance(&instance.id);
+        let upper = upper(&directory);
+        let fail = EngineError::io("read", &upper);
+        let folder = match File::open(&upper) {
+            // Never started: an empty layer.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            folder => Some(folder.map_err(fail)?),
+        };
+        let (mut reader, mut writer) =
+            io::pipe().map_err(EngineError::io("make a pipe for", &directory))?;
+        std::thread::scope(|scope| {
+            let archiving = scope.spawn(move || {
+                let style = Style {
+                    is_layer: true,
+                    leaves_mount_points_out: true,
+                };
+                let mut archive = Archive::new(&mut writer, style);
+                if let Some(folder) = folder {
+                    archive.folder_content(folder.as_fd())?;
+                }
+                archive.finish()
+            });
+            let image = self.images.commit_layer(Some(base), &mut reader, options);
+            // Should the store have given up, the archive must not wait for a reader.
+            drop(reader);
+            let archived = archiving
+                .join()
+                .expect("the archive's thread does not panic");
+            // A broken archive is the cause of what the store says.
+            match (archived, image) {
+                (Err(error), _) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    Err(EngineError::io("make an archive of", &upper)(error))
+                }
+                (_, Err(error)) => Err(EngineError::Commit(error)),
+                (Err(error), Ok(_)) => Err(EngineError::io("make an archive of", &upper)(error)),
+                (Ok(()), Ok(image)) => Ok(image),
+            }
+        })
+    }
+}
+
+/// The image's configuration with what the instance was told over it, as Docker's commit has it.
+fn config_of(instance: &Instance, base: &Image) -> oci_spec::image::Config {
+    let asked = &instance.config;
+    let mut config = base.config.config().clone().unwrap_or_default();
+    config.set_user(asked.process.user.clone());
+    config.set_env(Some(asked.process.env.clone()));
+    config.set_entrypoint(
+        asked
+            .process
+            .entrypoint
+            .clone()
+            .filter(|words| !words.is_empty()),
+    );
+    config.set_cmd(asked.process.command.clone());
+    config.set_working_dir(asked.process.working_dir.clone());
+    config.set_labels(Some(asked.labels.clone().into_iter().collect()));
+    config.set_stop_signal(asked.stop_signal.map(|signal| signal.to_string()));
+    config
 }

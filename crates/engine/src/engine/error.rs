@@ -134,6 +134,9 @@ pub enum EngineError {
     /// There is no such image.
     #[error(transparent)]
     FindImage(#[from] isle_image::FindError),
+    /// No image could be made of it.
+    #[error(transparent)]
+    Commit(isle_image::BuildError),
     /// The host refused something.
     #[error("cannot {operation} {path}")]
     Io {
@@ -188,6 +191,7 @@ impl EngineError {
                 "create the instance with --log-driver json-file to keep its output".to_owned()
             }
             EngineError::FindImage(error) => return error.hint(),
+            EngineError::Commit(error) => return error.hint(),
             EngineError::NoSupervisorProgram => {
                 "put isle-shim beside the isle program, or name it in $ISLE_SHIM".to_owned()
             }

@@ -393,6 +393,9 @@ fn collect_changes(
             continue;
         }
         let inside = path.join(OsStr::from_bytes(name.to_bytes()));
+        if archive::is_mount_point(&inside, own, name) {
+            continue;
+        }
         let stat = statat(own, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         let in_image = match hides_image {
@@ -406,6 +409,7 @@ fn collect_changes(
             (false, Some(_)) => ChangeKind::Changed,
             (false, None) => ChangeKind::Added,
         };
+        let place = changes.len();
         changes.push(Change {
             kind: change,
             path: inside.clone(),
@@ -418,6 +422,13 @@ fn collect_changes(
                 replaced(folder.as_fd(), image, &inside, changes)?;
             }
             collect_changes(folder.as_fd(), image, &inside, hides, changes)?;
+            let is_same = in_image.is_some_and(|old| {
+                (old.st_mode, old.st_uid, old.st_gid) == (stat.st_mode, stat.st_uid, stat.st_gid)
+            });
+            // Nothing in it has changed that is to be told: then it is there for mount points.
+            if is_same && changes.len() == place + 1 {
+                changes.pop();
+            }
         }
     }
     Ok(())
