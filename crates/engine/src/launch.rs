@@ -73,6 +73,8 @@ fn spawn(
         .arg(&paths.run)
         .arg(id.to_string())
         .env_clear()
+        // Where it finds the programs that come with it.
+        .env("ISLE_SHIM", &path)
         .stdin(stdin)
         .stdout(Stdio::null())
         .stderr(Stdio::null());

@@ -174,22 +174,17 @@ fn devices_of(config: &InstanceConfig) -> Result<Vec<Node>, StartError> {
     Ok(nodes)
 }
 
-/// The program of `--init`: isle-init, beside this program or where `$ISLE_INIT` says.
+/// The program of `--init`: isle-init, beside the supervisor program, which does not know where it
+/// lies itself: it was executed through a descriptor.
 fn init_program() -> Result<PathBuf, StartError> {
-    let given = std::env::var_os("ISLE_INIT").map(PathBuf::from);
-    let path = given.or_else(|| {
-        let own = fs::read_link("/proc/self/exe").ok()?;
-        Some(own.parent()?.join("isle-init"))
-    });
-    match path.filter(|path| path.is_file()) {
-        Some(path) => Ok(path),
-        None => Err(StartError {
-            message: "cannot find the program isle-init for --init: put it beside isle-shim, or \
-                      name it in $ISLE_INIT"
-                .to_owned(),
-            exit_code: 125,
-        }),
-    }
+    let supervisor = std::env::var_os("ISLE_SHIM").map(PathBuf::from);
+    let beside = supervisor.and_then(|path| Some(path.parent()?.join("isle-init")));
+    let elsewhere = PathBuf::from("/usr/libexec/isle/isle-init");
+    let mut candidates = beside.into_iter().chain([elsewhere]);
+    candidates.find(|path| path.is_file()).ok_or(StartError {
+        message: "cannot find the program isle-init for --init: put it beside isle-shim".to_owned(),
+        exit_code: 125,
+    })
 }
 
 /// Another instance, held by its first process so that its pid cannot come to mean another one.
