@@ -607,3 +607,136 @@ fn phases_are_told_in_the_words_of_docker() {
         );
     }
 }
+
+/// For tests in which a pull has to be a process: the test program runs itself with these.
+const CHILD_ROOT: &str = "ISLE_TEST_PULL_INTO";
+const CHILD_NAME: &str = "ISLE_TEST_PULL_NAME";
+
+#[test]
+fn in_a_process_of_its_own() {
+    let (Ok(root), Ok(name)) = (std::env::var(CHILD_ROOT), std::env::var(CHILD_NAME)) else {
+        return;
+    };
+    let store = store_in(Path::new(&root));
+    let client = Client::new(Config::bare());
+    store
+        .pull(&client, &reference(&name), &amd64(), &silent())
+        .unwrap();
+}
+
+fn store_in(root: &Path) -> Store {
+    let path = root.join("isle.db");
+    let database = isle_database::Database::open(&path, &[isle_image::SCHEMA]).unwrap();
+    Store::open(root, database).unwrap()
+}
+
+fn pull_elsewhere(root: &Path, name: &str) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "in_a_process_of_its_own"])
+        .env(CHILD_ROOT, root)
+        .env(CHILD_NAME, name)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// An image of several large layers at a real registry.
+fn large_image_at(registry: &RealRegistry) -> String {
+    let (folder, store) = store();
+    let name = format!("{}/large:1", registry.host);
+    let mut made = image("amd64", 9);
+    let mut config: serde_json::Value = serde_json::from_slice(&made.config).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_slice(&made.manifest).unwrap();
+    for seed in 0..4 {
+        let (layer, diff_id) = gzip_tar(&[(&format!("more{seed}"), &noise(8_000_000, seed))]);
+        config["rootfs"]["diff_ids"]
+            .as_array_mut()
+            .unwrap()
+            .push(diff_id.into());
+        manifest["layers"]
+            .as_array_mut()
+            .unwrap()
+            .push(serde_json::json!({
+                "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+                "size": layer.len(), "digest": digest(&layer)
+            }));
+        made.layers.push(layer);
+    }
+    made.config = config.to_string().into_bytes();
+    manifest["config"]["size"] = made.config.len().into();
+    manifest["config"]["digest"] = digest(&made.config).into();
+    made.manifest = manifest.to_string().into_bytes();
+    let layout = folder.path().join("layout");
+    made.layout(&layout, &name);
+    let platform: Platform = "linux/amd64".parse().unwrap();
+    store
+        .load(LoadInput::Directory(&layout), Some(&platform), &silent())
+        .unwrap();
+    store
+        .push(&Client::new(Config::bare()), &reference(&name), &silent())
+        .unwrap();
+    name
+}
+
+#[test]
+fn a_pull_killed_at_any_moment_leaves_no_half_image() {
+    let Some(registry) = real_registry() else {
+        return;
+    };
+    let name = large_image_at(&registry);
+    let folder = tempfile::tempdir().unwrap();
+    let mut complete = 0;
+    for round in 0..24_u64 {
+        let mut child = pull_elsewhere(folder.path(), &name);
+        std::thread::sleep(Duration::from_millis(5 + round * 12));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = store_in(folder.path());
+        for image in store.images().unwrap() {
+            // What is seen is whole.
+            assert_eq!(files(&store, &image).len(), 7);
+            complete += 1;
+            store.remove(&name, false).unwrap();
+        }
+    }
+    let store = store_in(folder.path());
+    let client = Client::new(Config::bare());
+    let pulled = store
+        .pull(&client, &reference(&name), &amd64(), &silent())
+        .unwrap();
+    assert_eq!(files(&store, &pulled).len(), 7);
+    let mut left = Vec::new();
+    for place in ["tmp", "tmp/partial"] {
+        if let Ok(entries) = fs::read_dir(folder.path().join(place)) {
+            left.extend(entries.map(|entry| entry.unwrap().path()));
+        }
+    }
+    left.retain(|path| !path.ends_with("partial"));
+    assert!(
+        left.is_empty(),
+        "{left:?} left after {complete} complete pulls"
+    );
+}
+
+#[test]
+fn pulls_of_one_image_at_the_same_time_agree() {
+    let Some(registry) = real_registry() else {
+        return;
+    };
+    let name = large_image_at(&registry);
+    let folder = tempfile::tempdir().unwrap();
+    let mut children: Vec<_> = (0..4)
+        .map(|_| pull_elsewhere(folder.path(), &name))
+        .collect();
+    for child in &mut children {
+        assert!(child.wait().unwrap().success());
+    }
+    let store = store_in(folder.path());
+    let [image] = &*store.images().unwrap() else {
+        panic!("one image")
+    };
+    assert_eq!(files(&store, image).len(), 7);
+    let layers = fs::read_dir(folder.path().join("layers")).unwrap().count();
+    assert_eq!(layers, 6, "each layer is unpacked once");
+}
