@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Arg, Command};
 use clap_complete::env::{CompleteEnv, Shells};
@@ -16,16 +17,13 @@ use crate::context::Context;
 /// Set by the shell's script to its own name.
 const VARIABLE: &str = "ISLE_COMPLETE";
 
-/// Whether the shell asks for words.
-fn is_asked() -> bool {
-    std::env::var_os(VARIABLE).is_some()
-}
+/// Whether the shell asks for words. clap takes the variable away before it asks for the definition.
+static IS_ASKED: AtomicBool = AtomicBool::new(false);
 
 /// Answers the shell, when it is the shell that asks.
 pub fn answer() -> Option<ExitCode> {
-    if !is_asked() {
-        return None;
-    }
+    std::env::var_os(VARIABLE)?;
+    IS_ASKED.store(true, Ordering::Relaxed);
     let words: Vec<OsString> = std::env::args_os().collect();
     let result = CompleteEnv::with_factory(crate::root)
         .var(VARIABLE)
@@ -54,7 +52,7 @@ pub fn script(shell: &str) -> std::io::Result<Option<String>> {
 
 /// Gives flags and words that name instances or images what there is to choose from.
 pub fn with_candidates(command: Command) -> Command {
-    if !is_asked() {
+    if !IS_ASKED.load(Ordering::Relaxed) {
         return command;
     }
     command.mut_args(|arg| {

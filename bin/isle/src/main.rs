@@ -19,7 +19,9 @@ mod terminal;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
+use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
 use commands::{GROUPS, VERBS, Verb};
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     }
     let matches = match root().try_get_matches_from(&words) {
         Ok(matches) => matches,
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => return help(&words, &error),
         Err(error) => return ExitCode::from(failure::report_usage(&error)),
     };
     let context = Context::new(matches.get_one::<PathBuf>("root").cloned());
@@ -44,6 +47,16 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => ExitCode::from(failure::report(&error, verb.failure_code)),
     }
+}
+
+/// Shows help from a definition that is made for it.
+fn help(words: &[OsString], error: &clap::Error) -> ExitCode {
+    commands::IS_FOR_HELP.store(true, Ordering::Relaxed);
+    let code = match root().try_get_matches_from(words) {
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => failure::report_usage(&error),
+        _ => failure::report_usage(error),
+    };
+    ExitCode::from(code)
 }
 
 /// The verb that the words name, and its own flags.

@@ -1,6 +1,8 @@
 //! The verbs, one file each. Every file has `Args` (its flags), `run` (what it does), `ABOUT` (one line) and
 //! `EXAMPLES`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::completion::with_candidates as completion_of;
@@ -56,7 +58,11 @@ macro_rules! verb {
             examples: $file::EXAMPLES,
             failure_code: $code,
             flags: |command| {
-                finish(<$file::Args as clap::Args>::augment_args(command), $file::EXAMPLES)
+                finish(
+                    <$file::Args as clap::Args>::augment_args(command),
+                    $file::ABOUT,
+                    $file::EXAMPLES,
+                )
             },
             run: |matches, context| {
                 let args = <$file::Args as clap::FromArgMatches>::from_arg_matches(matches)?;
@@ -199,13 +205,17 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         .chain(GROUPS.iter().map(|group| group.name))
 }
 
+/// The definition is for showing it: a switch is then shown without the value that it can take.
+pub static IS_FOR_HELP: AtomicBool = AtomicBool::new(false);
+
 /// What all verbs have: examples, switches as Go has them, and the last of several wins.
-fn finish(command: Command, examples: &'static str) -> Command {
+fn finish(command: Command, about: &'static str, examples: &'static str) -> Command {
     let command = completion_of(command)
         .args_override_self(true)
+        .about(about)
         .after_help(format!("Examples:\n{examples}"))
         .mut_args(|arg| match arg.get_action() {
-            ArgAction::SetTrue => arg
+            ArgAction::SetTrue if !IS_FOR_HELP.load(Ordering::Relaxed) => arg
                 .action(ArgAction::Set)
                 .num_args(0..=1)
                 .require_equals(true)
