@@ -1,6 +1,8 @@
 //! Typed Linux system calls that rustix does not have. The only crate with `unsafe`.
 //!
 //! - [`bpf`]: programs that decide about devices in a version 2 control group (bpf(2)).
+//! - [`features`]: what the kernel can do, asked in ways that change nothing.
+//! - [`kvm`]: whether a guest can run.
 //! - [`launch`]: a new process that carries out a prepared list of steps in namespaces of its own
 //!   and then executes a program (clone3(2), and all that may happen before execve(2)).
 //! - [`memory`]: giving memory back.
@@ -13,6 +15,8 @@
 //! Calls return [`std::io::Result`] and own their descriptors, which are close-on-exec.
 
 pub mod bpf;
+pub mod features;
+pub mod kvm;
 pub mod launch;
 pub mod memory;
 pub mod mount;
