@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use isle_tests::{World, wait_for};
+use isle_tests::{Need, World, wait_for};
 
 isle_tests::stories! {
     exit_codes_are_those_of_the_program,
@@ -12,7 +12,7 @@ isle_tests::stories! {
     detached_it_goes_on_by_itself,
     it_ends_with_the_instance,
     many_at_once_do_not_mix,
-    capabilities_and_limits_are_those_of_the_instance,
+    capabilities_and_limits_are_those_of_the_instance [Need::Isle],
 }
 
 fn sleeper(world: &World) {

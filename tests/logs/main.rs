@@ -7,7 +7,7 @@ use isle_tests::{Need, World, wait_for};
 isle_tests::stories! {
     both_streams_are_kept_apart,
     following_ends_with_the_instance,
-    the_last_lines_and_those_since_a_time,
+    the_last_lines_and_those_since_a_time [Need::Isle],
     timestamps_are_rfc3339,
     a_log_is_rotated_and_bounded [Need::Isle],
     the_log_file_is_dockers_json_file [Need::Isle],

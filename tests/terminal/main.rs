@@ -7,9 +7,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 isle_tests::stories! {
     a_shell_on_a_terminal_can_be_used,
-    the_terminal_is_as_it_was_after_every_exit,
-    detach_keys_leave_it_running_and_attach_comes_back,
-    own_detach_keys_replace_the_usual_ones,
+    the_terminal_is_as_it_was_after_every_exit [Need::Isle],
+    detach_keys_leave_it_running_and_attach_comes_back [Need::Isle],
+    own_detach_keys_replace_the_usual_ones [Need::Isle],
     the_window_size_is_passed_on_and_follows,
     control_c_on_a_terminal_reaches_the_program,
     exec_on_a_terminal_has_a_terminal_of_its_own,

@@ -1,0 +1,420 @@
+//! Files: volumes, binds, tmpfs, read-only roots, `cp`, `diff`, `export`, `commit`.
+
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use isle_tests::{Need, World};
+
+isle_tests::stories! {
+    writes_go_to_the_instance_and_not_to_the_image,
+    a_read_only_root_cannot_be_written_but_volumes_can,
+    a_bind_shows_the_hosts_files_and_writes_through,
+    a_missing_bind_source_is_made_by_v_and_refused_by_mount [Need::Isle],
+    a_named_volume_outlives_its_instances_and_is_filled_from_the_image,
+    anonymous_volumes_of_the_image_go_with_the_instance,
+    a_volume_can_be_shared_and_is_not_removed_while_in_use,
+    a_tmpfs_is_empty_and_gone_afterwards,
+    cp_in_and_out_of_running_and_stopped_instances,
+    cp_follows_no_link_out_of_the_root,
+    a_bind_onto_a_link_stays_in_the_root,
+    diff_shows_what_changed,
+    export_and_commit_keep_what_was_written,
+}
+
+fn writes_go_to_the_instance_and_not_to_the_image(world: &World) {
+    let image = world.busybox();
+    world
+        .isle([
+            "run",
+            "--name",
+            "n",
+            &image,
+            "sh",
+            "-c",
+            "echo mine > /etc/passwd; rm /etc/group",
+        ])
+        .exits_with(0);
+    world
+        .isle([
+            "run",
+            "--rm",
+            &image,
+            "sh",
+            "-c",
+            "grep -q root /etc/passwd && test -e /etc/group",
+        ])
+        .exits_with(0);
+    assert_eq!(world.isle(["start", "-a", "n"]).run().code(), 1);
+}
+
+fn a_read_only_root_cannot_be_written_but_volumes_can(world: &World) {
+    let image = world.busybox();
+    let outcome = world
+        .isle(["run", "--rm", "--read-only", "--tmpfs", "/t", "-v", "v:/v", &image, "sh", "-c",
+            "touch /x; echo $?; touch /etc/passwd; echo $?; touch /t/x /v/x; echo $?; touch /dev/shm/x; echo $?"])
+        .exits_with(0);
+    assert_eq!(outcome.stdout(), "1\n1\n0\n0\n");
+    outcome.complains("Read-only file system");
+}
+
+fn a_bind_shows_the_hosts_files_and_writes_through(world: &World) {
+    let image = world.busybox();
+    world.file("shared/in", "from the host");
+    let folder = world.files().join("shared");
+    let folder = folder.to_string_lossy();
+    let bind = format!("{folder}:/s");
+    let text = world
+        .isle([
+            "run",
+            "--rm",
+            "-v",
+            &bind,
+            &image,
+            "sh",
+            "-c",
+            "cat /s/in; echo inside > /s/out",
+        ])
+        .succeeds();
+    assert_eq!(text, "from the host");
+    assert_eq!(
+        fs::read_to_string(world.files().join("shared/out")).expect("written"),
+        "inside\n"
+    );
+    let read_only = format!("{folder}:/s:ro");
+    world
+        .isle(["run", "--rm", "-v", &read_only, &image, "touch", "/s/x"])
+        .exits_with(1);
+    let mount = format!("type=bind,source={folder},target=/s,readonly");
+    world
+        .isle(["run", "--rm", "--mount", &mount, &image, "touch", "/s/x"])
+        .exits_with(1);
+    // A single file.
+    let file = format!("{folder}/in:/etc/motd:ro");
+    assert_eq!(
+        world
+            .isle(["run", "--rm", "-v", &file, &image, "cat", "/etc/motd"])
+            .succeeds(),
+        "from the host"
+    );
+}
+
+fn a_missing_bind_source_is_made_by_v_and_refused_by_mount(world: &World) {
+    let image = world.busybox();
+    let place = world.files().join("new/place");
+    let bind = format!("{}:/s", place.display());
+    world
+        .isle(["run", "--rm", "-v", &bind, &image, "true"])
+        .exits_with(0);
+    assert!(place.is_dir());
+    let mount = format!("type=bind,source={}/not-there,target=/s", place.display());
+    world
+        .isle(["run", "--rm", "--mount", &mount, &image, "true"])
+        .exits_with(125)
+        .complains("not-there");
+}
+
+fn a_named_volume_outlives_its_instances_and_is_filled_from_the_image(world: &World) {
+    let image = world.busybox();
+    let listing = world
+        .isle(["run", "--rm", "-v", "data:/etc", &image, "ls", "/etc"])
+        .succeeds();
+    assert!(listing.contains("passwd"), "{listing}");
+    world
+        .isle([
+            "run",
+            "--rm",
+            "-v",
+            "data:/d",
+            &image,
+            "sh",
+            "-c",
+            "echo kept > /d/file",
+        ])
+        .exits_with(0);
+    assert_eq!(
+        world
+            .isle([
+                "run",
+                "--rm",
+                "-v",
+                "data:/other",
+                &image,
+                "cat",
+                "/other/file"
+            ])
+            .succeeds(),
+        "kept"
+    );
+}
+
+fn anonymous_volumes_of_the_image_go_with_the_instance(world: &World) {
+    let image = world.busybox();
+    world
+        .isle(["create", "--name", "source", &image])
+        .succeeds();
+    world
+        .isle(["commit", "-c", "VOLUME /data", "source", "withvolume"])
+        .succeeds();
+    world
+        .isle([
+            "run",
+            "--name",
+            "n",
+            "withvolume",
+            "sh",
+            "-c",
+            "echo x > /data/file",
+        ])
+        .exits_with(0);
+    // What is in a volume is not in the writable layer.
+    assert!(!world.isle(["diff", "n"]).succeeds().contains("/data/file"));
+    assert_eq!(
+        world.inspect("n")["Mounts"].as_array().map(Vec::len),
+        Some(1)
+    );
+    world.isle(["rm", "-v", "n"]).succeeds();
+    world.isle(["rm", "source"]).succeeds();
+}
+
+fn a_volume_can_be_shared_and_is_not_removed_while_in_use(world: &World) {
+    let image = world.busybox();
+    world
+        .isle([
+            "run",
+            "-d",
+            "--name",
+            "writer",
+            "-v",
+            "shared:/s",
+            &image,
+            "sh",
+            "-c",
+            "echo hi > /s/f; sleep 1000",
+        ])
+        .succeeds();
+    isle_tests::wait_for("the other sees it", || {
+        world
+            .isle(["run", "--rm", "-v", "shared:/s:ro", &image, "cat", "/s/f"])
+            .run()
+            .stdout()
+            == "hi\n"
+    });
+}
+
+fn a_tmpfs_is_empty_and_gone_afterwards(world: &World) {
+    let image = world.busybox();
+    world
+        .isle([
+            "create",
+            "--name",
+            "n",
+            "--tmpfs",
+            "/etc:rw,noexec,mode=0700",
+            &image,
+            "sh",
+            "-c",
+            "ls /etc | grep -vE 'hosts|hostname|resolv.conf'; stat -c %a /etc; touch /etc/mark",
+        ])
+        .succeeds();
+    for _ in 0..2 {
+        assert_eq!(world.isle(["start", "-a", "n"]).succeeds(), "700");
+    }
+}
+
+fn cp_in_and_out_of_running_and_stopped_instances(world: &World) {
+    let image = world.busybox();
+    world
+        .isle(["run", "-d", "--name", "n", &image, "sleep", "1000"])
+        .succeeds();
+    let source = world.file("source/a", "content");
+    let folder = world.files();
+    let folder = folder.to_string_lossy();
+    for state in ["running", "stopped"] {
+        world
+            .isle(["cp", &source, &format!("n:/{state}")])
+            .succeeds();
+        world
+            .isle(["cp", &format!("n:/{state}"), &format!("{folder}/{state}")])
+            .succeeds();
+        assert_eq!(
+            fs::read_to_string(world.files().join(state)).expect("copied"),
+            "content"
+        );
+        world
+            .isle([
+                "cp",
+                &format!("{folder}/source"),
+                &format!("n:/tmp/{state}-folder"),
+            ])
+            .succeeds();
+        world
+            .isle([
+                "cp",
+                &format!("n:/tmp/{state}-folder/."),
+                &format!("{folder}/back-{state}"),
+            ])
+            .succeeds();
+        assert_eq!(
+            fs::read_to_string(world.files().join(format!("back-{state}/a"))).expect("copied"),
+            "content"
+        );
+        let outcome = world.isle(["cp", "n:/no/such/file", &folder]).run();
+        assert_ne!(outcome.code(), 0, "{outcome}");
+        world.isle(["stop", "-t", "0", "n"]).succeeds();
+    }
+    // A tar stream, both ways.
+    let archive = world.isle(["cp", "n:/running", "-"]).exits_with(0);
+    world
+        .isle(["cp", "-", "n:/tmp"])
+        .stdin(archive.stdout_bytes())
+        .exits_with(0);
+    world
+        .isle(["cp", "n:/tmp/running", &format!("{folder}/again")])
+        .succeeds();
+    assert_eq!(
+        fs::read_to_string(world.files().join("again")).expect("copied"),
+        "content"
+    );
+}
+
+fn cp_follows_no_link_out_of_the_root(world: &World) {
+    let image = world.busybox();
+    let canary = world.file("canary/file", "untouched");
+    let outside = world.files().join("canary");
+    world
+        .isle([
+            "run",
+            "--name",
+            "n",
+            &image,
+            "sh",
+            "-c",
+            &format!(
+                "ln -s {} /out; ln -s /../../../../../../{} /up",
+                outside.display(),
+                outside.display()
+            ),
+        ])
+        .exits_with(0);
+    let evil = world.file("evil", "evil");
+    for link in ["out", "up"] {
+        let _ = world.isle(["cp", &evil, &format!("n:/{link}/file")]).run();
+        let _ = world.isle(["cp", &evil, &format!("n:/{link}/new")]).run();
+        let target = world.files().join("stolen");
+        let outcome = world
+            .isle(["cp", &format!("n:/{link}/file"), &target.to_string_lossy()])
+            .run();
+        // It may find what the copies above have made inside, never what is outside.
+        if outcome.code() == 0 {
+            assert_ne!(fs::read_to_string(&target).unwrap_or_default(), "untouched");
+        }
+    }
+    assert_eq!(fs::read_to_string(canary).expect("there"), "untouched");
+    assert!(!outside.join("new").exists());
+}
+
+fn a_bind_onto_a_link_stays_in_the_root(world: &World) {
+    let image = world.busybox();
+    let target = world.files().join("host-target");
+    fs::create_dir(&target).expect("own folder");
+    symlink("/nowhere", world.files().join("link")).expect("own folder");
+    world
+        .isle([
+            "run",
+            "--name",
+            "n",
+            &image,
+            "sh",
+            "-c",
+            &format!("ln -s {} /trap", target.display()),
+        ])
+        .exits_with(0);
+    world.isle(["commit", "n", "trapped"]).succeeds();
+    let bind = format!(
+        "{}:/trap",
+        world.file("shared/x", "x").trim_end_matches("/x")
+    );
+    let _ = world
+        .isle(["run", "--rm", "-v", &bind, "trapped", "touch", "/trap/mark"])
+        .run();
+    assert_eq!(fs::read_dir(&target).expect("there").count(), 0);
+    world.isle(["rm", "n"]).succeeds();
+}
+
+fn diff_shows_what_changed(world: &World) {
+    let image = world.busybox();
+    world
+        .isle([
+            "run",
+            "--name",
+            "n",
+            &image,
+            "sh",
+            "-c",
+            "echo x > /new; echo y >> /etc/passwd; rm /etc/group",
+        ])
+        .exits_with(0);
+    let text = world.isle(["diff", "n"]).succeeds();
+    for line in ["A /new", "C /etc", "C /etc/passwd", "D /etc/group"] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "no {line:?} in {text}"
+        );
+    }
+}
+
+fn export_and_commit_keep_what_was_written(world: &World) {
+    let image = world.busybox();
+    world
+        .isle([
+            "run",
+            "--name",
+            "n",
+            &image,
+            "sh",
+            "-c",
+            "echo kept > /new; rm /etc/group; chown 7:8 /new; chmod 4711 /new",
+        ])
+        .exits_with(0);
+    world
+        .isle([
+            "commit",
+            "-m",
+            "why",
+            "-a",
+            "who",
+            "-c",
+            "CMD [\"cat\", \"/new\"]",
+            "n",
+            "kept:v1",
+        ])
+        .succeeds();
+    assert_eq!(world.isle(["run", "--rm", "kept:v1"]).succeeds(), "kept");
+    assert_eq!(
+        world
+            .isle(["run", "--rm", "kept:v1", "stat", "-c", "%u:%g %a", "/new"])
+            .succeeds(),
+        "7:8 4711"
+    );
+    world
+        .isle(["run", "--rm", "kept:v1", "test", "-e", "/etc/group"])
+        .exits_with(1);
+    let file = world.files().join("export.tar");
+    world
+        .isle(["export", "-o", &file.to_string_lossy(), "n"])
+        .succeeds();
+    let mut tar = std::process::Command::new("tar");
+    tar.arg("-tf").arg(&file);
+    let names = isle_tests::Invocation::new(tar).succeeds();
+    let has = |name: &str| {
+        names
+            .lines()
+            .any(|line| line.trim_start_matches("./") == name)
+    };
+    assert!(
+        has("new") && has("bin/busybox") && !has("etc/group"),
+        "{names}"
+    );
+}

@@ -1,0 +1,164 @@
+//! Limits: memory, processes, CPU, descriptors, files. What neighbours and supervisor must not feel.
+
+#![forbid(unsafe_code)]
+
+use isle_tests::{Need, World, wait_for};
+
+isle_tests::stories! {
+    out_of_memory_is_137_and_said_so [Need::CgroupMemory],
+    the_memory_limit_is_the_kernels [Need::CgroupMemory],
+    a_fork_bomb_stays_inside [Need::CgroupPids],
+    cpu_limits_are_the_kernels [Need::CgroupCpu],
+    resource_limits_are_as_asked [Need::Isle],
+    shared_memory_has_the_size_asked_for,
+    a_tmpfs_that_is_full_is_full_inside_only,
+    stats_show_what_is_used [Need::CgroupMemory],
+    the_oom_score_is_as_asked,
+}
+
+fn out_of_memory_is_137_and_said_so(world: &World) {
+    let image = world.busybox();
+    // tail keeps its last line, which never ends, in memory.
+    world
+        .isle([
+            "run",
+            "--name",
+            "n",
+            "-m",
+            "32m",
+            "--memory-swap",
+            "32m",
+            &image,
+            "tail",
+            "/dev/zero",
+        ])
+        .exits_with(137);
+    let state = &world.inspect("n")["State"];
+    assert_eq!(state["OOMKilled"], true, "{state}");
+    assert_eq!(state["ExitCode"], 137);
+}
+
+fn the_memory_limit_is_the_kernels(world: &World) {
+    let image = world.busybox();
+    let limit = world
+        .isle(["run", "--rm", "-m", "64m", &image, "sh", "-c",
+            "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max"])
+        .succeeds();
+    assert_eq!(limit, (64 << 20).to_string());
+}
+
+fn a_fork_bomb_stays_inside(world: &World) {
+    let image = world.busybox();
+    world
+        .isle([
+            "run",
+            "-d",
+            "--name",
+            "bomb",
+            "--pids-limit",
+            "40",
+            &image,
+            "sh",
+            "-c",
+            "for i in $(seq 1 200); do sleep 1000 & done; echo full; sleep 1000",
+        ])
+        .succeeds();
+    wait_for("the limit is reached", || {
+        let outcome = world.isle(["logs", "bomb"]).run();
+        (outcome.stderr() + &outcome.stdout()).contains("fork")
+    });
+    // A neighbour can still be started, and the bomb removed.
+    world.isle(["run", "--rm", &image, "true"]).exits_with(0);
+    world.isle(["rm", "-f", "bomb"]).succeeds();
+}
+
+fn cpu_limits_are_the_kernels(world: &World) {
+    let image = world.busybox();
+    let text = world
+        .isle(["run", "--rm", "--cpus", "0.5", "--cpu-shares", "512", &image, "sh", "-c",
+            "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.shares 2>/dev/null || cat /sys/fs/cgroup/cpu.max"])
+        .succeeds();
+    assert!(text == "50000\n512" || text == "50000 100000", "{text}");
+}
+
+fn resource_limits_are_as_asked(world: &World) {
+    let image = world.busybox();
+    let text = world
+        .isle([
+            "run",
+            "--rm",
+            "--ulimit",
+            "nofile=64:128",
+            "--ulimit",
+            "core=0",
+            &image,
+            "sh",
+            "-c",
+            "ulimit -n; ulimit -Hn; ulimit -c",
+        ])
+        .succeeds();
+    assert_eq!(text, "64\n128\n0");
+}
+
+fn shared_memory_has_the_size_asked_for(world: &World) {
+    let image = world.busybox();
+    let size = |arguments: &[&str]| {
+        let mut all = vec!["run", "--rm"];
+        all.extend(arguments);
+        all.extend([
+            image.as_str(),
+            "sh",
+            "-c",
+            "df -k /dev/shm | tail -1 | awk '{print $2}'",
+        ]);
+        world.isle(all).succeeds()
+    };
+    assert_eq!(size(&[]), (64 << 10).to_string());
+    assert_eq!(size(&["--shm-size", "8m"]), (8 << 10).to_string());
+}
+
+fn a_tmpfs_that_is_full_is_full_inside_only(world: &World) {
+    let image = world.busybox();
+    let outcome = world
+        .isle([
+            "run",
+            "--rm",
+            "--tmpfs",
+            "/t:size=1m",
+            &image,
+            "sh",
+            "-c",
+            "head -c 2000000 /dev/zero > /t/x; echo code $?",
+        ])
+        .exits_with(0);
+    outcome.prints("code 1");
+    outcome.complains("No space left");
+}
+
+fn stats_show_what_is_used(world: &World) {
+    let image = world.busybox();
+    world
+        .isle([
+            "run", "-d", "--name", "n", "-m", "64m", &image, "sleep", "1000",
+        ])
+        .succeeds();
+    let text = world.isle(["stats", "--no-stream", "n"]).succeeds();
+    assert!(text.contains("CPU %") && text.contains("PIDS"), "{text}");
+    assert!(text.contains("64MiB") || text.contains("67.1"), "{text}");
+}
+
+fn the_oom_score_is_as_asked(world: &World) {
+    let image = world.busybox();
+    let score = world
+        .isle([
+            "run",
+            "--rm",
+            "--oom-score-adj",
+            "321",
+            &image,
+            "cat",
+            "/proc/self/oom_score_adj",
+        ])
+        .succeeds();
+    assert_eq!(score, "321");
+}

@@ -1,0 +1,424 @@
+//! The rows of the threat model that exist at the container level, each proved from inside by what
+//! the kernel says.
+
+#![forbid(unsafe_code)]
+
+use std::fs;
+
+use isle_tests::{Need, World};
+
+isle_tests::stories! {
+    capabilities_are_dockers_and_the_inheritable_set_is_empty,
+    capabilities_follow_cap_add_and_cap_drop,
+    privileged_means_all_and_nothing_less,
+    no_new_privileges_holds,
+    the_default_seccomp_policy_is_in_force,
+    dangerous_system_calls_are_refused,
+    an_own_seccomp_profile_is_applied,
+    sensitive_paths_are_masked_or_read_only,
+    devices_are_the_usual_few,
+    a_device_is_given_with_its_permissions [Need::Isle],
+    no_descriptor_of_the_engine_is_open_inside,
+    a_working_directory_in_proc_self_fd_gets_nowhere,
+    the_runtimes_own_file_cannot_be_written_from_inside [Need::Isle],
+    an_image_with_links_for_proc_and_dev_is_refused_or_masked,
+    every_namespace_is_its_own,
+    processes_of_the_host_cannot_be_seen_or_killed,
+    a_user_namespace_maps_root_to_nobody_special [Need::Isle],
+    environment_and_labels_of_an_image_give_no_privilege,
+    abstract_sockets_of_the_host_are_out_of_reach,
+    the_level_in_force_is_shown [Need::Isle],
+}
+
+fn inside(world: &World, flags: &[&str], script: &str) -> String {
+    let image = world.busybox();
+    let mut arguments = vec!["run", "--rm", "--network", "none"];
+    arguments.extend(flags);
+    arguments.extend([image.as_str(), "sh", "-c", script]);
+    world.isle(arguments).run().stdout()
+}
+
+const CAPABILITIES: &str = "grep -E '^Cap(Inh|Prm|Eff|Bnd|Amb)' /proc/self/status | tr '\\t' ' '";
+
+fn capabilities_are_dockers_and_the_inheritable_set_is_empty(world: &World) {
+    // Docker's fourteen: chown … audit_write, setfcap. Podman leaves out three of them.
+    let text = inside(world, &[], CAPABILITIES);
+    assert!(text.contains("CapInh: 0000000000000000"), "{text}");
+    assert!(text.contains("CapAmb: 0000000000000000"), "{text}");
+    let known = ["00000000a80425fb", "00000000800405fb"];
+    assert!(
+        known
+            .iter()
+            .any(|set| text.contains(&format!("CapBnd: {set}"))),
+        "{text}"
+    );
+    assert!(
+        known
+            .iter()
+            .any(|set| text.contains(&format!("CapEff: {set}"))),
+        "{text}"
+    );
+    // Another user has none in effect.
+    let text = inside(world, &["-u", "1000"], CAPABILITIES);
+    assert!(text.contains("CapEff: 0000000000000000"), "{text}");
+    assert!(text.contains("CapPrm: 0000000000000000"), "{text}");
+}
+
+fn capabilities_follow_cap_add_and_cap_drop(world: &World) {
+    let set = |flags: &[&str]| {
+        let text = inside(world, flags, "grep CapBnd /proc/self/status");
+        u64::from_str_radix(text.trim().rsplit('\t').next().unwrap_or_default(), 16)
+            .expect("a number")
+    };
+    assert_eq!(set(&["--cap-drop", "ALL"]), 0);
+    assert_eq!(
+        set(&["--cap-drop", "all", "--cap-add", "net_bind_service"]),
+        1 << 10
+    );
+    assert_eq!(set(&["--cap-add", "CAP_NET_ADMIN"]) & (1 << 12), 1 << 12);
+    assert_eq!(set(&["--cap-drop", "CHOWN"]) & 1, 0);
+}
+
+fn privileged_means_all_and_nothing_less(world: &World) {
+    let host = fs::read_to_string("/proc/self/status").expect("readable");
+    let bounding = host
+        .lines()
+        .find(|line| line.starts_with("CapBnd"))
+        .expect("there");
+    let text = inside(
+        world,
+        &["--privileged"],
+        "grep -E 'CapBnd|Seccomp:' /proc/self/status; mount | grep ' /sys ' ; ls /dev | wc -l",
+    );
+    assert!(text.contains(bounding.trim()), "{text}");
+    assert!(text.contains("Seccomp:\t0"), "{text}");
+}
+
+fn no_new_privileges_holds(world: &World) {
+    let script = "grep NoNewPrivs /proc/self/status";
+    assert!(inside(world, &[], script).contains('0'));
+    assert!(inside(world, &["--security-opt", "no-new-privileges"], script).contains('1'));
+}
+
+fn the_default_seccomp_policy_is_in_force(world: &World) {
+    let script = "grep ^Seccomp: /proc/self/status";
+    assert!(inside(world, &[], script).contains('2'));
+    assert!(inside(world, &["--security-opt", "seccomp=unconfined"], script).contains('0'));
+}
+
+fn dangerous_system_calls_are_refused(world: &World) {
+    // Each as the first that a known escape needs.
+    for script in [
+        "unshare -U true",
+        "unshare -m true",
+        "mount -t tmpfs none /tmp",
+        "mount -t cgroup -o memory cgroup /tmp",
+        "mknod /tmp/sda b 8 0 && head -c 1 /tmp/sda",
+        "swapoff -a || swapon /etc/passwd",
+        "echo 1 > /proc/sys/kernel/panic",
+        "echo c > /proc/sysrq-trigger",
+        "hostname other",
+        "date -s 2001-01-01",
+        "chroot / insmod /x.ko || insmod /x.ko",
+    ] {
+        let text = inside(world, &[], &format!("({script}) 2>/dev/null; echo code $?"));
+        assert!(
+            text.starts_with("code ") && text != "code 0\n",
+            "{script}: {text}"
+        );
+    }
+    // What the policy refuses, it does not refuse to a container with the capability.
+    let text = inside(
+        world,
+        &["--cap-add", "SYS_ADMIN"],
+        "mount -t tmpfs none /tmp; echo code $?",
+    );
+    assert_eq!(text, "code 0\n");
+}
+
+fn an_own_seccomp_profile_is_applied(world: &World) {
+    let profile = world.file(
+        "profile.json",
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_AARCH64"],
+            "syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":95}]}"#,
+    );
+    let option = format!("seccomp={profile}");
+    let text = inside(
+        world,
+        &["--security-opt", &option],
+        "mkdir /x 2>&1; echo code $?; echo x > /y && echo written",
+    );
+    assert!(
+        text.contains("not supported") && text.contains("code 1") && text.contains("written"),
+        "{text}"
+    );
+    let bad = world.file("bad.json", "{\"defaultAction\":\"SCMP_ACT_NOPE\"}");
+    let image = world.busybox();
+    let outcome = world
+        .isle([
+            "run",
+            "--rm",
+            "--security-opt",
+            &format!("seccomp={bad}"),
+            &image,
+            "true",
+        ])
+        .run();
+    assert!([125, 126].contains(&outcome.code()), "{outcome}");
+}
+
+fn sensitive_paths_are_masked_or_read_only(world: &World) {
+    let text = inside(
+        world,
+        &[],
+        "for f in /proc/kcore /proc/keys /proc/timer_list; do test -e $f && test -s $f && echo open $f; done; \
+         ls -A /proc/acpi /proc/scsi /sys/firmware 2>/dev/null | grep -v : ; \
+         for f in /proc/sys/kernel/domainname /proc/sysrq-trigger /proc/irq/default_smp_affinity /sys/kernel/mm/ksm/run; do \
+         echo 0 > $f && echo wrote $f; done 2>/dev/null; true",
+    );
+    assert_eq!(text.trim(), "");
+}
+
+fn devices_are_the_usual_few(world: &World) {
+    let text = inside(
+        world,
+        &[],
+        "ls /dev | tr '\\n' ' '; echo x > /dev/null && head -c 4 /dev/urandom | wc -c",
+    );
+    for device in [
+        "null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "fd", "stdin",
+    ] {
+        assert!(
+            text.split_whitespace().any(|name| name == device),
+            "{device}: {text}"
+        );
+    }
+    for device in ["sda", "vda", "mem", "kmsg", "kvm", "loop0", "fuse"] {
+        assert!(
+            !text.split_whitespace().any(|name| name == device),
+            "{device}: {text}"
+        );
+    }
+    assert!(text.trim().ends_with('4'), "{text}");
+}
+
+fn a_device_is_given_with_its_permissions(world: &World) {
+    let text = inside(
+        world,
+        &["--device", "/dev/zero:/dev/nought:r"],
+        "head -c 3 /dev/nought | wc -c; (echo x > /dev/nought) 2>&1; true",
+    );
+    assert!(text.starts_with('3'), "{text}");
+    assert!(text.contains("not permitted"), "{text}");
+}
+
+fn no_descriptor_of_the_engine_is_open_inside(world: &World) {
+    // CVE-2024-21626. ls itself opens one, for the directory.
+    let script = "for fd in /proc/self/fd/*; do readlink $fd; done | grep -vE '^(/dev/|pipe:|socket:|/proc/[0-9]+/fd$)'; ls /proc/1/fd | tr '\\n' ' '";
+    let text = inside(world, &[], script);
+    assert_eq!(text.trim(), "0 1 2", "{text}");
+    let image = world.busybox();
+    world
+        .isle(["run", "-d", "--name", "n", &image, "sleep", "1000"])
+        .succeeds();
+    let text = world
+        .isle(["exec", "n", "sh", "-c", "ls /proc/self/fd | tr '\\n' ' '"])
+        .succeeds();
+    assert_eq!(text.trim(), "0 1 2 3");
+}
+
+fn a_working_directory_in_proc_self_fd_gets_nowhere(world: &World) {
+    let image = world.busybox();
+    world
+        .isle(["run", "-d", "--name", "n", &image, "sleep", "1000"])
+        .succeeds();
+    for number in [3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 31, 63, 255, 1023] {
+        let place = format!("/proc/self/fd/{number}");
+        for outcome in [
+            world
+                .isle(["run", "--rm", "-w", &place, &image, "ls", "-a", "."])
+                .run(),
+            world
+                .isle(["exec", "-w", &place, "n", "ls", "-a", "."])
+                .run(),
+        ] {
+            assert_ne!(outcome.code(), 0, "{outcome}");
+        }
+    }
+}
+
+fn the_runtimes_own_file_cannot_be_written_from_inside(world: &World) {
+    // CVE-2019-5736: the program of the runtime is reached through /proc/<pid>/exe.
+    let image = world.busybox();
+    world
+        .isle([
+            "run",
+            "-d",
+            "--name",
+            "n",
+            "--privileged",
+            &image,
+            "sleep",
+            "1000",
+        ])
+        .succeeds();
+    let pid = world.inspect("n")["State"]["Pid"]
+        .as_i64()
+        .expect("it runs");
+    let supervisor = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let parent = supervisor
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .expect("a parent")
+        .trim()
+        .to_owned();
+    let own = format!("/proc/{parent}/exe");
+    let before = fs::read(&own).expect("the supervisor's program");
+    let attempt = fs::OpenOptions::new().write(true).open(&own);
+    let error = attempt.expect_err("the supervisor's program can be written through /proc");
+    // EROFS: the descriptor's mount is read-only, whoever holds it. ETXTBSY alone would end with the process.
+    assert_eq!(error.raw_os_error(), Some(30), "{error}");
+    assert!(fs::read(&own).expect("still there") == before);
+    // From inside, during an exec, which enters the container for a moment.
+    world
+        .isle(["exec", "-d", "n", "sh", "-c", "for i in $(seq 1 2000); do for p in /proc/[0-9]*; do [ $p = /proc/1 ] || (echo evil > $p/exe) 2>/dev/null; done; done"])
+        .succeeds();
+    for _ in 0..20 {
+        let _ = world.isle(["exec", "n", "true"]).run();
+    }
+    assert!(fs::read(&own).expect("still there") == before);
+}
+
+fn an_image_with_links_for_proc_and_dev_is_refused_or_masked(world: &World) {
+    // CVE-2019-19921, CVE-2025-31133 and their like: what is mounted over is a link in the image.
+    let canary = world.files().join("canary");
+    fs::create_dir(&canary).expect("own folder");
+    for name in ["proc", "sys", "dev", "tmp"] {
+        let root = world.files().join(format!("root-{name}"));
+        fs::create_dir_all(root.join("bin")).expect("own folder");
+        fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static");
+        std::os::unix::fs::symlink("busybox", root.join("bin/sh")).expect("own folder");
+        std::os::unix::fs::symlink(&canary, root.join(name)).expect("own folder");
+        let tar = world.files().join(format!("{name}.tar"));
+        let mut command = std::process::Command::new("tar");
+        command.arg("-C").arg(&root).arg("-cf").arg(&tar).arg(".");
+        isle_tests::Invocation::new(command).succeeds();
+        let image = format!("links-{name}");
+        world
+            .isle(["import", &tar.to_string_lossy(), &image])
+            .succeeds();
+        let outcome = world
+            .isle(["run", "--rm", "-v", &format!("{}:/tmp/shared", world.files().display()), &image, "/bin/busybox", "sh", "-c",
+                "busybox=/bin/busybox; $busybox ls /proc/self >/dev/null && $busybox grep -c . /proc/mounts >/dev/null; $busybox test -s /proc/kcore && echo exposed"])
+            .run();
+        assert!(!outcome.stdout().contains("exposed"), "{outcome}");
+        assert_eq!(
+            fs::read_dir(&canary).expect("there").count(),
+            0,
+            "{outcome}"
+        );
+    }
+}
+
+fn every_namespace_is_its_own(world: &World) {
+    let text = inside(
+        world,
+        &[],
+        "for n in mnt pid net ipc uts cgroup; do readlink /proc/self/ns/$n; done",
+    );
+    let inside: Vec<&str> = text.lines().collect();
+    let names = ["mnt", "pid", "net", "ipc", "uts", "cgroup"];
+    assert_eq!(inside.len(), names.len());
+    for (name, inside) in names.iter().zip(inside) {
+        let outside = fs::read_link(format!("/proc/self/ns/{name}")).expect("readable");
+        // On version 1 hosts Docker and Podman share the cgroup namespace.
+        if *name != "cgroup" {
+            assert_ne!(inside, outside.to_string_lossy(), "{name}");
+        }
+    }
+}
+
+fn processes_of_the_host_cannot_be_seen_or_killed(world: &World) {
+    let text = inside(world, &[], "ls -d /proc/[0-9]* | wc -l; echo $$");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[1], "1");
+    assert!(
+        lines[0].parse::<u32>().is_ok_and(|count| count <= 4),
+        "{text}"
+    );
+    // `--pid host` shows them, when asked for.
+    let text = inside(world, &["--pid", "host"], "readlink /proc/self/ns/pid");
+    let outside = fs::read_link("/proc/self/ns/pid").expect("readable");
+    assert_eq!(text.trim(), outside.to_string_lossy());
+}
+
+fn a_user_namespace_maps_root_to_nobody_special(world: &World) {
+    let text = inside(
+        world,
+        &["--userns", "auto"],
+        "cat /proc/self/uid_map; id -u; touch /mine && stat -c %u /mine",
+    );
+    let first: Vec<&str> = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    assert_eq!(first.first(), Some(&"0"), "{text}");
+    assert!(first.get(1).is_some_and(|start| *start != "0"), "{text}");
+    assert!(text.ends_with("0\n0\n"), "{text}");
+}
+
+fn environment_and_labels_of_an_image_give_no_privilege(world: &World) {
+    let image = world.busybox();
+    world
+        .isle(["create", "--name", "source", &image])
+        .succeeds();
+    world
+        .isle([
+            "commit",
+            "-c",
+            "LABEL io.podman.annotations.privileged=TRUE",
+            "-c",
+            "LABEL run.oci.keep_original_groups=1",
+            "-c",
+            "ENV LD_PRELOAD=/evil.so",
+            "-c",
+            "USER 1000",
+            "source",
+            "tainted",
+        ])
+        .succeeds();
+    let text = world
+        .isle([
+            "run",
+            "--rm",
+            "tainted",
+            "sh",
+            "-c",
+            "grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; id -u",
+        ])
+        .succeeds();
+    assert!(text.contains("CapEff:\t0000000000000000"), "{text}");
+    assert!(text.contains("Seccomp:\t2"), "{text}");
+    assert!(text.ends_with("1000"), "{text}");
+    world.isle(["rm", "source"]).succeeds();
+}
+
+fn abstract_sockets_of_the_host_are_out_of_reach(world: &World) {
+    // CVE-2020-15257
+    let text = inside(world, &[], "grep -c @ /proc/net/unix");
+    assert_eq!(text.trim(), "0");
+}
+
+fn the_level_in_force_is_shown(world: &World) {
+    let image = world.busybox();
+    world.isle(["create", "--name", "n", &image]).succeeds();
+    let text = world.isle(["ps", "-a"]).succeeds();
+    assert!(
+        text.contains("ISOLATION") && text.contains(world.level().word()),
+        "{text}"
+    );
+    let text = world.isle(["inspect", "n"]).succeeds();
+    assert!(text.contains(world.level().word()), "{text}");
+}
