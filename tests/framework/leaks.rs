@@ -89,14 +89,31 @@ fn processes(folder: &Path, ids: &[String]) -> Vec<(i32, String)> {
     found
 }
 
-/// Files of instances that are gone, half-written files, sockets.
+/// What is left of instances that are gone, and half-written files. The store's folders themselves stay.
 fn files(folder: &Path) -> Vec<String> {
-    ["root/instances", "root/tmp", "run/instances"]
-        .iter()
-        .filter_map(|name| fs::read_dir(folder.join(name)).ok())
-        .flat_map(|entries| entries.flatten())
-        .map(|entry| format!("file {}", entry.path().display()))
+    let mut left = Vec::new();
+    for name in ["root/instances", "run/instances"] {
+        left.extend(entries(&folder.join(name)));
+    }
+    let mut folders = vec![folder.join("root/tmp")];
+    while let Some(folder) = folders.pop() {
+        for path in entries(&folder) {
+            if path.is_dir() && !path.is_symlink() {
+                folders.push(path);
+            } else {
+                left.push(path);
+            }
+        }
+    }
+    left.iter()
+        .map(|path| format!("file {}", path.display()))
         .collect()
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default()
 }
 
 /// Every control group that is named like an instance, in every hierarchy.
