@@ -4,6 +4,7 @@
 //! what is missing; that is downloaded by a few threads at once, largest first. What breaks off is
 //! gone on with: within a download by the registry's client, after a failed pull by the next one.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -271,6 +272,7 @@ fn download(
             });
         }
     }
+    let progress: &Arc<dyn Progress> = &(Arc::new(InOrder::new(progress)) as Arc<dyn Progress>);
     // The largest first: the last one to end decides how long it takes.
     let mut queue: Vec<&LayerTask> = tasks.iter().collect();
     queue.sort_by_key(|task| task.size);
@@ -301,6 +303,38 @@ fn download(
         .expect("no thread panics with the lock")
         .into_iter()
         .collect()
+}
+
+/// Layers are unpacked while they come in; people are told of one after the other, as by Docker.
+struct InOrder {
+    inner: Arc<dyn Progress>,
+    complete: Mutex<HashSet<Digest>>,
+}
+
+impl InOrder {
+    fn new(inner: &Arc<dyn Progress>) -> InOrder {
+        InOrder {
+            inner: Arc::clone(inner),
+            complete: Mutex::default(),
+        }
+    }
+}
+
+impl Progress for InOrder {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::Layer { id, phase, .. } = event {
+            let mut complete = self
+                .complete
+                .lock()
+                .expect("no thread panics with the lock");
+            match phase {
+                Phase::DownloadComplete => drop(complete.insert((*id).clone())),
+                Phase::Unpacking if !complete.contains(*id) => return,
+                _ => {}
+            }
+        }
+        self.inner.event(event);
+    }
 }
 
 /// `None`: another layer has failed, and this one was left where it was.
