@@ -167,7 +167,9 @@ impl Store {
         };
         let ingest = self.ingest()?;
         let plan = ingest.plan(&manifest_bytes, &config_bytes)?;
-        check_platform(options, &host, &Platform::of(&plan.config), progress)?;
+        let is_chosen = !named.matches(&manifest_bytes);
+        let found = Platform::of(&plan.config);
+        check_platform(options, &host, &found, is_chosen, progress)?;
         let layers = download(&repository, &manifest, &plan.layers, progress)?;
         // As with Docker, a name with a digest is no name: it leads to the image anyway.
         let names: Vec<Reference> = match reference.digest() {
@@ -238,9 +240,12 @@ fn check_platform(
     options: &PullOptions,
     host: &Platform,
     found: &Platform,
+    is_chosen: bool,
     progress: &Arc<dyn Progress>,
 ) -> Result<(), PullError> {
     match &options.platform {
+        // Old configurations leave the variant out; what an index says of it has been looked at.
+        Some(wanted) if is_chosen && is_of_same_machine(wanted, found) => Ok(()),
         Some(wanted) if wanted.fit(found).is_none() => Err(PullError::Platform {
             wanted: wanted.to_string(),
             found: found.to_string(),
@@ -253,6 +258,10 @@ fn check_platform(
         }
         _ => Ok(()),
     }
+}
+
+fn is_of_same_machine(one: &Platform, other: &Platform) -> bool {
+    (&one.os, &one.architecture) == (&other.os, &other.architecture)
 }
 
 /// Downloads and unpacks what is missing, a few layers at a time.

@@ -378,15 +378,15 @@ fn the_policy_says_whether_the_registry_is_asked() {
 
 #[test]
 fn of_an_index_the_image_for_the_platform_comes() {
-    let images = [image("amd64", 3), image("arm64", 4)];
+    let images = [image("amd64", 3), image("arm64", 4), image("arm", 5)];
     let entries: Vec<_> = images
         .iter()
-        .zip(["amd64", "arm64"])
-        .map(|(image, architecture)| {
+        .zip([("amd64", ""), ("arm64", "v8"), ("arm", "v6")])
+        .map(|(image, (architecture, variant))| {
             serde_json::json!({
                 "mediaType": framework::OCI_MANIFEST,
                 "size": image.manifest.len(), "digest": digest(&image.manifest),
-                "platform": {"os": "linux", "architecture": architecture}
+                "platform": {"os": "linux", "architecture": architecture, "variant": variant}
             })
         })
         .collect();
@@ -414,7 +414,11 @@ fn of_an_index_the_image_for_the_platform_comes() {
     let host = registry.host();
     let name = reference(&format!("{host}/app:1"));
     let client = Client::new(impatient());
-    for (platform, variety) in [("linux/amd64", "3"), ("linux/arm64", "4")] {
+    for (platform, variety) in [
+        ("linux/amd64", "3"),
+        ("linux/arm64", "4"),
+        ("linux/arm/v6", "5"),
+    ] {
         let (_folder, store) = store();
         let options = PullOptions {
             platform: Some(platform.parse().unwrap()),
@@ -433,7 +437,8 @@ fn of_an_index_the_image_for_the_platform_comes() {
     let error = store.pull(&client, &name, &options, &silent()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the image is not available for linux/s390x; it is for: linux/amd64, linux/arm64"
+        "the image is not available for linux/s390x; it is for: \
+         linux/amd64, linux/arm64, linux/arm/v6"
     );
 }
 
