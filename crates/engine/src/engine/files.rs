@@ -470,3 +470,7 @@ fn stat_in(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<rustix::fs::S
         file => Ok(Some(fstat(file?)?)),
     }
 }
+
+#[cfg(test)]
+#[path = "files_tests.rs"]
+mod tests;

@@ -408,3 +408,7 @@ pub(crate) fn mount(
         ));
     mount
 }
+
+#[cfg(test)]
+#[path = "spec_tests.rs"]
+mod tests;
