@@ -7,6 +7,7 @@
 //!   and then executes a program (clone3(2), and all that may happen before execve(2)).
 //! - [`memory`]: giving memory back.
 //! - [`mount`]: mount_setattr(2), and new mounts from the caller's own namespace.
+//! - [`namespace`]: namespaces of the calling thread (unshare(2)).
 //! - [`pidfd`]: how a process has ended that is not the caller's child.
 //! - [`process`]: the few calls that a runtime's parent process needs.
 //! - [`resource_usage`]: CPU time of children, for benchmarks.
@@ -20,6 +21,7 @@ pub mod kvm;
 pub mod launch;
 pub mod memory;
 pub mod mount;
+pub mod namespace;
 pub mod pidfd;
 pub mod process;
 pub mod resource_usage;

@@ -6,6 +6,7 @@
 //! namespace or descriptor that has it.
 //! <https://docs.kernel.org/filesystems/overlayfs.html>
 
+use std::ffi::CString;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,8 +15,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_change,
+    open_tree,
 };
 
 /// What an overlay is made of.
@@ -40,6 +42,13 @@ impl Overlay {
     /// # Errors
     /// What the kernel said, in its words where it has some.
     pub(crate) fn mount(&self) -> io::Result<OwnedFd> {
+        match self.mount_by_descriptor() {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.mount_by_name(),
+            result => result,
+        }
+    }
+
+    fn mount_by_descriptor(&self) -> io::Result<OwnedFd> {
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         self.configure(context.as_fd())
             .map_err(|error| explained(context.as_fd(), error))?;
@@ -55,44 +64,107 @@ impl Overlay {
         fsconfig_set_string(context, "source", "overlay")?;
         for layer in &self.layers {
             fsconfig_set_string(context, "lowerdir+", layer.as_path()).map_err(|error| {
-                let reason = match error {
-                    // Before Linux 6.7 overlayfs knows no such option.
-                    Errno::INVAL if !layer.exists() => "the layer is not there".to_owned(),
-                    _ => error.to_string(),
+                let kind = match error {
+                    // Before Linux 6.7 overlayfs has no such option.
+                    Errno::INVAL if layer.exists() => io::ErrorKind::Unsupported,
+                    error => io::Error::from(error).kind(),
                 };
-                io::Error::new(
-                    io::Error::from(error).kind(),
-                    format!("layer {}: {reason}", layer.display()),
-                )
+                io::Error::new(kind, format!("layer {}: {error}", layer.display()))
             })?;
         }
         if let Some(directory) = &self.writable {
-            let upper = upper(directory);
-            let work = directory.join("work");
-            make_folder(&upper, 0o755)?;
-            make_folder(&work, 0o700)?;
+            let (upper, work) = self.folders(directory)?;
             fsconfig_set_string(context, "upperdir", upper.as_path())?;
             fsconfig_set_string(context, "workdir", work.as_path())?;
-            // A volatile mount leaves this mark, and the kernel refuses to mount over it lest data
-            // be lost unnoticed. Those who ask for volatile have said that they do not mind.
-            let _ = std::fs::remove_dir_all(work.join("work/incompat"));
             if self.is_volatile {
                 fsconfig_set_flag(context, "volatile")?;
             }
         }
-        // The writable layer must mean the same to everyone who reads it: no file without its
-        // data, no folder that stands for one of another name. As Docker sets them.
-        for (key, value) in [
-            ("redirect_dir", "off"),
-            ("metacopy", "off"),
-            ("index", "off"),
-        ] {
+        for (key, value) in COMMON_OPTIONS {
             fsconfig_set_string(context, key, value)?;
         }
         fsconfig_create(context)?;
         Ok(())
     }
 }
+
+impl Overlay {
+    /// Makes the folders that it writes to.
+    fn folders(&self, directory: &Path) -> io::Result<(PathBuf, PathBuf)> {
+        let (upper, work) = (upper(directory), directory.join("work"));
+        make_folder(&upper, 0o755)?;
+        make_folder(&work, 0o700)?;
+        // A volatile mount leaves this mark, and the kernel refuses to mount over it lest data be
+        // lost unnoticed. Those who ask for volatile have said that they do not mind.
+        let _ = std::fs::remove_dir_all(work.join("work/incompat"));
+        Ok((upper, work))
+    }
+
+    /// For kernels before 6.7: mount(2), whose options fit one page, in a mount namespace of a
+    /// thread of its own; what is taken along is a detached copy of the mount. Layers are named
+    /// relative to the folder that they share, so that about a hundred fit.
+    fn mount_by_name(&self) -> io::Result<OwnedFd> {
+        let base = self.layers.first().and_then(|layer| layer.parent());
+        let base = base.unwrap_or(Path::new("/"));
+        let mut options = String::from("lowerdir=");
+        for (place, layer) in self.layers.iter().enumerate() {
+            let name = layer.strip_prefix(base).unwrap_or(layer);
+            let name = name.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+            let separator = if place == 0 { "" } else { ":" };
+            options.push_str(separator);
+            options.push_str(&name.replace('\\', "\\\\").replace(':', "\\:"));
+        }
+        if let Some(directory) = &self.writable {
+            let (upper, work) = self.folders(directory)?;
+            for (key, path) in [("upperdir", upper), ("workdir", work)] {
+                let path = path.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+                let path = path.replace('\\', "\\\\").replace(',', "\\,");
+                options.push_str(&format!(",{key}={path}"));
+            }
+            if self.is_volatile {
+                options.push_str(",volatile");
+            }
+        }
+        for (key, value) in COMMON_OPTIONS {
+            options.push_str(&format!(",{key}={value}"));
+        }
+        let options = CString::new(options).map_err(|_| io::ErrorKind::InvalidInput)?;
+        if options.as_bytes().len() > 4000 {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!(
+                    "{} layers are too many for this kernel; from Linux 6.7 on they are not",
+                    self.layers.len()
+                ),
+            ));
+        }
+        let flags = match self.writable {
+            Some(_) => MountFlags::empty(),
+            None => MountFlags::RDONLY,
+        };
+        std::thread::scope(|scope| {
+            let mounting = scope.spawn(|| {
+                isle_sys::namespace::unshare_mounts()?;
+                // What is mounted from here on stays here.
+                let inward = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+                mount_change("/", inward)?;
+                rustix::process::chdir(base)?;
+                mount("overlay", base, "overlay", flags, options.as_c_str())?;
+                let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+                Ok(open_tree(rustix::fs::CWD, base, clone)?)
+            });
+            mounting.join().expect("the thread does not panic")
+        })
+    }
+}
+
+/// The writable layer must mean the same to everyone who reads it: no file without its data, no
+/// folder that stands for one of another name. As Docker sets them.
+const COMMON_OPTIONS: [(&str, &str); 3] = [
+    ("redirect_dir", "off"),
+    ("metacopy", "off"),
+    ("index", "off"),
+];
 
 fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(mode).create(path) {
@@ -152,9 +224,19 @@ mod tests {
 
     #[test]
     fn upper_layers_win_and_writes_go_to_the_writable_one() {
-        if !is_possible() {
-            return;
+        if is_possible() {
+            mounts_well(Overlay::mount_by_descriptor);
         }
+    }
+
+    #[test]
+    fn older_kernels_mount_the_same_by_name() {
+        if is_possible() {
+            mounts_well(Overlay::mount_by_name);
+        }
+    }
+
+    fn mounts_well(mount: fn(&Overlay) -> io::Result<OwnedFd>) {
         let folder = tempfile::tempdir().unwrap();
         let layers: Vec<PathBuf> = ["top", "base"]
             .map(|name| folder.path().join(name))
@@ -173,7 +255,7 @@ mod tests {
             writable: Some(folder.path().join("instance")),
             is_volatile: false,
         };
-        let mount = overlay.mount().unwrap();
+        let mount = mount(&overlay).unwrap();
         assert_eq!(read(&mount, "both"), "top");
         assert_eq!(read(&mount, "one"), "base");
         let flags = OFlags::WRONLY | OFlags::CREATE;
