@@ -37,7 +37,7 @@ impl Engine {
             return Ok(Some(instance));
         }
         // The owner may just have ended: then the row says so now.
-        let Some(instance) = self.store.get(&instance.id)? else {
+        let Some(instance) = self.store().get(&instance.id)? else {
             return Ok(None);
         };
         match instance.state.status {
@@ -60,7 +60,7 @@ impl Engine {
         )?;
         match lock {
             // Somebody else is at it.
-            None => Ok(self.store.get(&instance.id)?),
+            None => Ok(self.store().get(&instance.id)?),
             Some(lock) => {
                 self.remove_owned(&instance, lock, false)?;
                 Ok(None)
@@ -75,7 +75,7 @@ impl Engine {
         }
         let deadline = Instant::now() + TAKE_OVER;
         loop {
-            let Some(now) = self.store.get(&instance.id)? else {
+            let Some(now) = self.store().get(&instance.id)? else {
                 return Ok(None);
             };
             if !now.state.status.is_supervised() || self.is_owned(&now.id)? {
@@ -98,7 +98,7 @@ impl Engine {
         let lock = InstanceLock::try_acquire(&self.paths, id)
             .map_err(EngineError::io("lock", self.paths.instance_run(id)))?;
         let Some(lock) = lock else {
-            return Ok(self.store.get(id)?);
+            return Ok(self.store().get(id)?);
         };
         backend::clean_up(instance)
             .map_err(EngineError::io("clean up after", self.paths.instance(id)))?;
@@ -111,7 +111,7 @@ impl Engine {
             reason: reason.clone(),
         });
         let event = NewEvent::of_instance(instance, "die").with("exitCode", 137);
-        self.store.set_state(id, &lost.state, &[event])?;
+        self.store().set_state(id, &lost.state, &[event])?;
         if lost.config.auto_remove {
             self.remove_owned(&lost, lock, true)?;
             return Ok(None);
@@ -125,17 +125,17 @@ impl Engine {
         let path = "/proc/sys/kernel/random/boot_id";
         let boot = fs::read_to_string(path).map_err(EngineError::io("read", path))?;
         let boot = boot.trim();
-        let known = self.store.boot_id()?;
+        let known = self.store().boot_id()?;
         if known.as_deref() == Some(boot) {
             return Ok(());
         }
         // First the note, lest two do it.
-        self.store.set_boot_id(boot)?;
+        self.store().set_boot_id(boot)?;
         if known.is_none() {
             return Ok(());
         }
         let mut again = Vec::new();
-        for instance in self.store.alive()? {
+        for instance in self.store().alive()? {
             if instance.state.status == Status::Removing {
                 self.finish_removal(instance)?;
                 continue;
@@ -180,7 +180,7 @@ impl Engine {
                 else {
                     continue;
                 };
-                if self.store.get(&id)?.is_some() || self.is_owned(&id)? {
+                if self.store().get(&id)?.is_some() || self.is_owned(&id)? {
                     continue;
                 }
                 if fs::remove_dir_all(entry.path()).is_ok() {

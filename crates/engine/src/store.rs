@@ -7,6 +7,7 @@
 //! Nothing here is synced to the disk: after a loss of power the state file is whole, and may lack
 //! the last moments. What lives is then found out anew anyway.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -60,10 +61,10 @@ pub const SCHEMA: Schema = Schema {
 /// So many events are kept at least; twice as many at most.
 const EVENTS_KEPT: i64 = 8192;
 
-/// The instances and events of one state file.
+/// The instances and events of one state file: open here, or by somebody else (`Store<&Database>`).
 #[derive(Debug)]
-pub struct Store {
-    database: Database,
+pub struct Store<D = Database> {
+    database: D,
 }
 
 /// Why the store could not do what it was asked.
@@ -145,6 +146,13 @@ impl Store {
         let database = Database::open(&paths.database(), &[isle_image::SCHEMA, SCHEMA])?;
         Ok(Store { database })
     }
+}
+
+impl<D: Borrow<Database>> Store<D> {
+    /// On a state file that was opened with [`SCHEMA`] and that of the images.
+    pub const fn on(database: D) -> Store<D> {
+        Store { database }
+    }
 
     /// The row of an id.
     ///
@@ -168,7 +176,7 @@ impl Store {
     /// When the state file cannot be read.
     pub fn by_id_prefix(&self, prefix: &str) -> Result<Vec<Instance>, StoreError> {
         // 'g' sorts after every hexadecimal digit: a range of the index, at most a few rows.
-        let mut statement = self.database.connection().prepare_cached(&format!(
+        let mut statement = self.database().connection().prepare_cached(&format!(
             "SELECT {COLUMNS} FROM instance WHERE id >= ?1 AND id < ?1 || 'g' ORDER BY id LIMIT 10"
         ))?;
         let mut rows = statement.query([prefix])?;
@@ -181,7 +189,7 @@ impl Store {
 
     fn one(&self, condition: &str, value: &str) -> Result<Option<Instance>, StoreError> {
         let mut statement = self
-            .database
+            .database()
             .connection()
             .prepare_cached(&format!("SELECT {COLUMNS} FROM instance WHERE {condition}"))?;
         let mut rows = statement.query([value])?;
@@ -193,7 +201,7 @@ impl Store {
     /// # Errors
     /// When the state file cannot be read.
     pub fn list(&self) -> Result<Vec<Instance>, StoreError> {
-        let mut statement = self.database.connection().prepare_cached(&format!(
+        let mut statement = self.database().connection().prepare_cached(&format!(
             "SELECT {COLUMNS} FROM instance ORDER BY sequence DESC"
         ))?;
         let mut rows = statement.query([])?;
@@ -210,7 +218,7 @@ impl Store {
     /// When the state file cannot be read.
     pub fn names(&self) -> Result<Vec<(InstanceId, String)>, StoreError> {
         let mut statement = self
-            .database
+            .database()
             .connection()
             .prepare_cached("SELECT id, name FROM instance ORDER BY sequence DESC")?;
         let rows = statement.query_map([], |row| Ok((parsed(row, 0)?, row.get(1)?)))?;
@@ -222,7 +230,7 @@ impl Store {
     /// # Errors
     /// When the state file cannot be read.
     pub fn alive(&self) -> Result<Vec<Instance>, StoreError> {
-        let mut statement = self.database.connection().prepare_cached(&format!(
+        let mut statement = self.database().connection().prepare_cached(&format!(
             "SELECT {COLUMNS} FROM instance WHERE status NOT IN ('created', 'exited')"
         ))?;
         let mut rows = statement.query([])?;
@@ -247,7 +255,7 @@ impl Store {
         let config = document(&instance.id, "config", &instance.config)?;
         let state = document(&instance.id, "state", &instance.state)?;
         let layers = document(&instance.id, "layers", layers)?;
-        self.database.write(|transaction| {
+        self.database().write(|transaction| {
             refuse_taken(transaction, &instance.name)?;
             transaction
                 .prepare_cached(
@@ -276,7 +284,7 @@ impl Store {
     /// When the state file cannot be written.
     pub fn set_layers(&self, id: &InstanceId, layers: &[PathBuf]) -> Result<(), StoreError> {
         let layers = document(id, "layers", layers)?;
-        self.database.write(|transaction| {
+        self.database().write(|transaction| {
             transaction.execute(
                 "UPDATE instance SET layers = ?2 WHERE id = ?1",
                 params![id.to_string(), layers],
@@ -291,7 +299,7 @@ impl Store {
     /// [`StoreError::Gone`].
     pub fn layers(&self, id: &InstanceId) -> Result<Vec<PathBuf>, StoreError> {
         let layers: Option<String> = self
-            .database
+            .database()
             .connection()
             .prepare_cached("SELECT layers FROM instance WHERE id = ?1")?
             .query_row([id.to_string()], |row| row.get(0))
@@ -316,7 +324,7 @@ impl Store {
         events: &[NewEvent],
     ) -> Result<(), StoreError> {
         let document = document(id, "state", state)?;
-        self.database.write(|transaction| {
+        self.database().write(|transaction| {
             let changed = transaction
                 .prepare_cached("UPDATE instance SET status = ?2, state = ?3 WHERE id = ?1")?
                 .execute(params![id.to_string(), status_name(state.status), document])?;
@@ -338,7 +346,7 @@ impl Store {
         events: &[NewEvent],
     ) -> Result<(), StoreError> {
         let document = document(id, "config", config)?;
-        self.database.write(|transaction| {
+        self.database().write(|transaction| {
             let changed = transaction
                 .prepare_cached("UPDATE instance SET config = ?2 WHERE id = ?1")?
                 .execute(params![id.to_string(), document])?;
@@ -359,7 +367,7 @@ impl Store {
         name: &InstanceName,
         events: &[NewEvent],
     ) -> Result<(), StoreError> {
-        self.database.write(|transaction| {
+        self.database().write(|transaction| {
             refuse_taken(transaction, name)?;
             let changed = transaction.execute(
                 "UPDATE instance SET name = ?2 WHERE id = ?1",
@@ -378,7 +386,7 @@ impl Store {
     /// # Errors
     /// When the state file cannot be written.
     pub fn remove(&self, id: &InstanceId, events: &[NewEvent]) -> Result<(), StoreError> {
-        self.database.write(|transaction| {
+        self.database().write(|transaction| {
             let removed = transaction
                 .prepare_cached("DELETE FROM instance WHERE id = ?1")?
                 .execute([id.to_string()])?;
@@ -395,7 +403,8 @@ impl Store {
     /// # Errors
     /// When the state file cannot be written.
     pub fn record_event(&self, event: &NewEvent) -> Result<(), StoreError> {
-        self.database.write(|transaction| note(transaction, event))
+        self.database()
+            .write(|transaction| note(transaction, event))
     }
 
     /// What happened after `sequence`, oldest first.
@@ -403,7 +412,7 @@ impl Store {
     /// # Errors
     /// When the state file cannot be read.
     pub fn events(&self, after_sequence: u64) -> Result<Vec<Event>, StoreError> {
-        let mut statement = self.database.connection().prepare_cached(
+        let mut statement = self.database().connection().prepare_cached(
             "SELECT sequence, time, kind, action, id, attributes FROM event
              WHERE sequence > ?1 ORDER BY sequence",
         )?;
@@ -437,7 +446,7 @@ impl Store {
     /// When the state file cannot be read.
     pub fn users_of_image(&self, image_id: &str) -> Result<Vec<InstanceId>, StoreError> {
         let mut statement = self
-            .database
+            .database()
             .connection()
             .prepare_cached("SELECT id FROM instance WHERE image_id = ?1 ORDER BY sequence")?;
         let rows = statement.query_map([image_id], |row| parsed(row, 0))?;
@@ -450,7 +459,7 @@ impl Store {
     /// When the state file cannot be read.
     pub(crate) fn boot_id(&self) -> Result<Option<String>, StoreError> {
         Ok(self
-            .database
+            .database()
             .connection()
             .prepare_cached("SELECT boot_id FROM host")?
             .query_row([], |row| row.get(0))
@@ -462,7 +471,7 @@ impl Store {
     /// # Errors
     /// When the state file cannot be written.
     pub(crate) fn set_boot_id(&self, boot_id: &str) -> Result<(), StoreError> {
-        self.database.write(|transaction| {
+        self.database().write(|transaction| {
             transaction.execute("DELETE FROM host", [])?;
             transaction.execute("INSERT INTO host VALUES (?1)", [boot_id])?;
             Ok(())
@@ -471,7 +480,7 @@ impl Store {
 
     /// The state file itself, for the tables of volumes.
     pub(crate) fn database(&self) -> &Database {
-        &self.database
+        self.database.borrow()
     }
 }
 

@@ -10,12 +10,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use isle_database::Database;
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Transaction, params};
 use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
 use rustix::io::Errno;
 
-use crate::store::{NewEvent, Store, StoreError, note};
+use crate::store::{NewEvent, StoreError, note};
 use crate::{Paths, tree};
 
 /// Is there while a volume is being filled: a later mount begins again.
@@ -55,9 +56,8 @@ pub(crate) fn declare(
 
 /// Takes a volume away if it is an anonymous one; files first, so that a row never lacks them
 /// unnoticed.
-pub(crate) fn remove_anonymous(store: &Store, paths: &Paths, name: &str) -> io::Result<()> {
-    let is_anonymous: Option<bool> = store
-        .database()
+pub(crate) fn remove_anonymous(database: &Database, paths: &Paths, name: &str) -> io::Result<()> {
+    let is_anonymous: Option<bool> = database
         .connection()
         .query_row(
             "SELECT is_anonymous FROM volume WHERE name = ?1",
@@ -73,8 +73,7 @@ pub(crate) fn remove_anonymous(store: &Store, paths: &Paths, name: &str) -> io::
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    store
-        .database()
+    database
         .write(|transaction| {
             transaction.execute("DELETE FROM volume WHERE name = ?1", [name])?;
             note(transaction, &event(name, "destroy"))

@@ -8,6 +8,7 @@ pub(crate) mod container;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use isle_types::{Isolation, Signal};
 
@@ -155,13 +156,21 @@ pub trait Backend {
     fn clean_up(&mut self) -> io::Result<()>;
 }
 
-/// The back end of an instance's level of isolation, for its supervisor.
+/// The back end of an instance's level of isolation, for its supervisor. The unpacked layers of
+/// its image come topmost first, relative to the root where they are below it.
 ///
 /// # Errors
 /// [`StartError`] when what the instance was made of is not there any more.
-pub fn open(instance: &Instance, paths: &Paths) -> Result<Box<dyn Backend>, StartError> {
+pub fn open(
+    instance: &Instance,
+    paths: &Paths,
+    layers: &[PathBuf],
+) -> Result<Box<dyn Backend>, StartError> {
     match instance.config.isolation {
-        Isolation::Container => Ok(Box::new(container::Container::open(instance, paths)?)),
+        Isolation::Container => {
+            let container = container::Container::open(instance, paths, layers)?;
+            Ok(Box::new(container))
+        }
     }
 }
 

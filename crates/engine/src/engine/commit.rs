@@ -46,7 +46,7 @@ impl Engine {
         }
         let image = image?;
         let event = NewEvent::of_instance(&instance, "commit").with("imageID", &image.id);
-        self.store.record_event(&event)?;
+        self.store().record_event(&event)?;
         Ok(image.id.to_string())
     }
 

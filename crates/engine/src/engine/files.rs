@@ -275,7 +275,7 @@ impl Engine {
     }
 
     fn image_layers(&self, instance: &Instance) -> Result<Vec<PathBuf>, EngineError> {
-        let layers = self.store.layers(&instance.id)?;
+        let layers = self.store().layers(&instance.id)?;
         let root = &self.paths.root;
         Ok(layers.into_iter().map(|layer| root.join(layer)).collect())
     }

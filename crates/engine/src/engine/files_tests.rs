@@ -55,7 +55,10 @@ fn place() -> Option<Place> {
             health: None,
         },
     };
-    engine.store.insert(&instance, &layers, |_| Ok(())).unwrap();
+    engine
+        .store()
+        .insert(&instance, &layers, |_| Ok(()))
+        .unwrap();
     Some(Place { folder, engine, id })
 }
 

@@ -35,12 +35,12 @@ impl Engine {
     fn look_up(&self, name_or_id: &str) -> Result<Instance, EngineError> {
         let wanted = name_or_id.strip_prefix('/').unwrap_or(name_or_id);
         if let Ok(id) = wanted.parse::<InstanceId>() {
-            return match self.store.get(&id)? {
+            return match self.store().get(&id)? {
                 Some(instance) => Ok(instance),
                 None => Err(self.nothing_like(wanted)?),
             };
         }
-        if let Some(instance) = self.store.by_name(wanted)? {
+        if let Some(instance) = self.store().by_name(wanted)? {
             return Ok(instance);
         }
         let is_prefix = !wanted.is_empty()
@@ -49,7 +49,7 @@ impl Engine {
                 .bytes()
                 .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let mut found = match is_prefix {
-            true => self.store.by_id_prefix(wanted)?,
+            true => self.store().by_id_prefix(wanted)?,
             false => Vec::new(),
         };
         match found.len() {
@@ -67,7 +67,7 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read.
     pub fn list(&self) -> Result<Vec<Instance>, EngineError> {
-        let rows = self.store.list()?;
+        let rows = self.store().list()?;
         let mut instances = Vec::with_capacity(rows.len());
         for row in rows {
             instances.extend(self.put_right(row)?);
@@ -80,11 +80,11 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read.
     pub fn names(&self) -> Result<Vec<(InstanceId, String)>, EngineError> {
-        Ok(self.store.names()?)
+        Ok(self.store().names()?)
     }
 
     fn nothing_like(&self, wanted: &str) -> Result<EngineError, EngineError> {
-        let names = self.store.names()?;
+        let names = self.store().names()?;
         let nearest = names
             .into_iter()
             .map(|(_, name)| (distance(wanted, &name), name))
@@ -147,7 +147,7 @@ impl Engine {
         };
         let mut tries = 0;
         loop {
-            let inserted = self.store.insert(&instance, &layers, |transaction| {
+            let inserted = self.store().insert(&instance, &layers, |transaction| {
                 let owner = instance.id.to_string();
                 isle_image::Store::hold(transaction, &instance.image_id, &owner)?;
                 volumes.iter().try_for_each(|(name, is_anonymous)| {
@@ -208,12 +208,12 @@ impl Engine {
         let mut instance = self.get(id)?;
         let old = std::mem::replace(&mut instance.name, name.clone());
         let event = NewEvent::of_instance(&instance, "rename").with("oldName", old);
-        Ok(self.store.rename(id, name, &[event])?)
+        Ok(self.store().rename(id, name, &[event])?)
     }
 
     /// The row of an id that the caller has got from [`Engine::find`].
     pub(crate) fn get(&self, id: &InstanceId) -> Result<Instance, EngineError> {
-        self.store.get(id)?.ok_or_else(|| EngineError::gone(id))
+        self.store().get(id)?.ok_or_else(|| EngineError::gone(id))
     }
 }
 

@@ -76,8 +76,8 @@ impl Engine {
     fn refresh_layers(&self, instance: &Instance) -> Result<(), EngineError> {
         let image = self.images.find(&instance.image_id)?;
         let layers = self.layers_of(&image)?;
-        if layers != self.store.layers(&instance.id)? {
-            self.store.set_layers(&instance.id, &layers)?;
+        if layers != self.store().layers(&instance.id)? {
+            self.store().set_layers(&instance.id, &layers)?;
         }
         Ok(())
     }
@@ -139,7 +139,7 @@ impl Engine {
         }
         match Control::connect(&self.paths, id).and_then(|mut c| c.stop(signal, timeout)) {
             Ok(()) => Ok(()),
-            Err(error) => match self.store.get(id)? {
+            Err(error) => match self.store().get(id)? {
                 // It ended meanwhile, and may have been removed with `--rm`.
                 None => Ok(()),
                 Some(now) if !now.state.status.is_supervised() => Ok(()),
@@ -270,7 +270,7 @@ impl Engine {
             });
         }
         let event = NewEvent::of_instance(&instance, "update");
-        Ok(self.store.set_config(id, &config, &[event])?)
+        Ok(self.store().set_config(id, &config, &[event])?)
     }
 
     /// One reading.

@@ -47,7 +47,7 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read.
     pub fn events(&self, after_sequence: u64) -> Result<Vec<Event>, EngineError> {
-        Ok(self.store.events(after_sequence)?)
+        Ok(self.store().events(after_sequence)?)
     }
 
     /// Notes that something happened to an image (`pull`, `tag`, `delete`, …).
@@ -66,6 +66,6 @@ impl Engine {
             id: id.to_owned(),
             attributes: [("name".to_owned(), name.to_owned())].into(),
         };
-        Ok(self.store.record_event(&event)?)
+        Ok(self.store().record_event(&event)?)
     }
 }

@@ -15,6 +15,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use isle_database::Database;
 use isle_types::InstanceId;
 
 pub use error::*;
@@ -22,13 +23,12 @@ pub(crate) use removal::volume_names;
 pub use requests::*;
 
 use crate::Paths;
-use crate::store::Store;
+use crate::store::{SCHEMA, Store, StoreError};
 
 /// The engine, open on one root. Not shared between threads: open one a thread.
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) paths: Paths,
-    pub(crate) store: Store,
     images: isle_image::Store,
     /// The instance that was just made here: nothing about it can have changed.
     fresh: Cell<Option<InstanceId>>,
@@ -41,21 +41,20 @@ impl Engine {
     /// # Errors
     /// When the folders or the state file cannot be used.
     pub fn open(paths: Paths) -> Result<Engine, EngineError> {
-        let store = match Store::open(&paths) {
-            Ok(store) => store,
+        let path = paths.database();
+        let open = || Database::open(&path, &[isle_image::SCHEMA, SCHEMA]);
+        let database = match open() {
+            Ok(database) => database,
             // The first time ever: asked for only then, to save the system calls.
-            Err(_) if !paths.database().exists() => {
+            Err(_) if !path.exists() => {
                 make_folder(&paths.root, 0o711)?;
-                Store::open(&paths)?
+                open().map_err(StoreError::Open)?
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(StoreError::Open(error).into()),
         };
-        let database = isle_database::Database::open(&paths.database(), &[isle_image::SCHEMA])
-            .map_err(crate::store::StoreError::Open)?;
         let images = isle_image::Store::open(&paths.root, database)?;
         let engine = Engine {
             paths,
-            store,
             images,
             fresh: Cell::new(None),
         };
@@ -67,6 +66,11 @@ impl Engine {
     #[must_use]
     pub fn images(&self) -> &isle_image::Store {
         &self.images
+    }
+
+    /// The rows of instances, on the state file that the image store has open.
+    pub(crate) fn store(&self) -> Store<&Database> {
+        Store::on(self.images.database())
     }
 
     /// Where it keeps its things.

@@ -32,12 +32,12 @@ impl Engine {
         let lock = InstanceLock::acquire(&self.paths, id, PATIENCE)
             .map_err(EngineError::io("lock", self.paths.instance_run(id)))?;
         let Some(lock) = lock else {
-            return match self.store.get(id)? {
+            return match self.store().get(id)? {
                 None => Ok(()),
                 Some(now) => Err(wrong_status("remove", &now)),
             };
         };
-        match self.store.get(id)? {
+        match self.store().get(id)? {
             // Its supervisor has removed it, as `--rm` wanted.
             None => {
                 let _ = lock.remove();
@@ -62,7 +62,7 @@ impl Engine {
             Err(_) => return Err(wrong_status("remove", instance)),
         };
         if instance.state.status != Status::Removing {
-            self.store.set_state(id, &state, &[])?;
+            self.store().set_state(id, &state, &[])?;
         }
         let directory = self.paths.instance(id);
         backend::clean_up(instance).map_err(EngineError::io("clean up after", &directory))?;
@@ -74,12 +74,12 @@ impl Engine {
         }
         if volumes || instance.config.auto_remove {
             for name in volume_names(instance) {
-                volume::remove_anonymous(&self.store, &self.paths, name)
+                volume::remove_anonymous(self.images.database(), &self.paths, name)
                     .map_err(EngineError::io("remove volume", name))?;
             }
         }
         match self
-            .store
+            .store()
             .remove(id, &[NewEvent::of_instance(instance, "destroy")])
         {
             Err(StoreError::Gone(_)) | Ok(()) => {}

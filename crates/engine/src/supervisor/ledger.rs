@@ -1,6 +1,7 @@
 //! What the supervisor writes down, and where: rows of the store.
 
 use std::io;
+use std::path::PathBuf;
 
 use isle_types::InstanceId;
 
@@ -110,6 +111,12 @@ impl StoreLedger {
         Ok(&self.opened()?.1)
     }
 
+    /// The unpacked layers of its image, topmost first.
+    pub(super) fn layers(&mut self) -> Result<Vec<PathBuf>, LedgerError> {
+        let id = self.id;
+        Ok(self.opened()?.0.layers(&id)?)
+    }
+
     fn opened(&mut self) -> Result<&mut (Store, Instance), LedgerError> {
         if self.open.is_none() {
             let store = Store::open(&self.paths)?;
@@ -175,7 +182,7 @@ impl Ledger for StoreLedger {
     fn remove_files(&mut self) -> Result<(), LedgerError> {
         if let Some((store, instance)) = self.open.take() {
             for name in volume_names(&instance) {
-                volume::remove_anonymous(&store, &self.paths, name)?;
+                volume::remove_anonymous(store.database(), &self.paths, name)?;
             }
         }
         match std::fs::remove_dir_all(self.paths.instance(&self.id)) {

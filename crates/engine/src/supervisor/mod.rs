@@ -103,13 +103,16 @@ pub fn main() -> i32 {
         true => adopt(&paths, &id),
         false => begin(&paths, &id),
     };
-    match result {
+    let code = match result {
         Ok(()) => 0,
         Err(error) => {
             owner::complain(&complaints(&paths, &id), "supervise", &error);
             125
         }
-    }
+    };
+    // Nobody waits for us any more.
+    isle_database::settle(&paths.database());
+    code
 }
 
 fn complaints(paths: &Paths, id: &InstanceId) -> PathBuf {
@@ -262,11 +265,12 @@ fn prepare(paths: &Paths, id: &InstanceId) -> Result<Prepared, Unprepared> {
 fn supervise(paths: &Paths, prepared: Prepared, start: &Start, client: Client) -> io::Result<()> {
     let Prepared {
         lock,
-        ledger,
+        mut ledger,
         instance,
         is_unclean,
     } = prepared;
-    let backend = match backend::open(&instance, paths) {
+    let layers = ledger.layers().map_err(io::Error::other)?;
+    let backend = match backend::open(&instance, paths, &layers) {
         Ok(backend) => backend,
         Err(error) => {
             refuse(lock, ledger, &instance, &error, client);
@@ -390,7 +394,8 @@ fn take_over(
         return Ok(());
     }
     let process = identity::find(&paths.instance_run(id))?;
-    let backend = backend::open(&instance, paths).map_err(io::Error::other)?;
+    let layers = ledger.layers().map_err(io::Error::other)?;
+    let backend = backend::open(&instance, paths, &layers).map_err(io::Error::other)?;
     let mut supervisor = assemble(paths, &instance, Some(lock), Box::new(ledger), backend)?;
     drop(instance);
     supervisor.take_over(process);

@@ -38,7 +38,6 @@ pub(crate) use rootfs::{Overlay, upper};
 use super::{Backend, Ended, Process, StartError, Stdio};
 use crate::config::{NetworkMode, Resources};
 use crate::state::Instance;
-use crate::store::Store;
 use crate::{ExecRequest, Paths, Stats};
 use facts::Facts;
 
@@ -92,12 +91,12 @@ fn launch_failed(error: &isle_runtime::LaunchError) -> StartError {
 }
 
 impl Container {
-    /// The back end of an instance whose row is in the store.
-    pub(crate) fn open(instance: &Instance, paths: &Paths) -> Result<Container, StartError> {
-        let store = Store::open(paths).map_err(failed("cannot read the state file"))?;
-        let layers = store
-            .layers(&instance.id)
-            .map_err(failed("cannot find the image's layers"))?;
+    /// The back end of an instance.
+    pub(crate) fn open(
+        instance: &Instance,
+        paths: &Paths,
+        layers: &[PathBuf],
+    ) -> Result<Container, StartError> {
         Ok(Container {
             instance: instance.clone(),
             paths: paths.clone(),
