@@ -184,7 +184,7 @@ impl LaunchError {
                 text: failure.text,
                 is_program: matches!(
                     step,
-                    Some(Step::FindProgram(_) | Step::Execute { .. }) | None
+                    Some(Step::FindProgram { .. } | Step::Execute { .. }) | None
                 ),
             },
         }

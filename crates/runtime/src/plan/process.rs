@@ -475,7 +475,16 @@ pub(crate) fn last_steps(process: &Process, setting: Setting<'_>) -> Result<Vec<
             PlanError::invalid("process.cwd", cwd.to_string_lossy(), "it holds a NUL byte")
         })?,
     ));
-    steps.push(Step::FindProgram(candidates(process)?));
+    steps.push(Step::FindProgram {
+        name: process
+            .args()
+            .iter()
+            .flatten()
+            .next()
+            .cloned()
+            .unwrap_or_default(),
+        candidates: candidates(process)?,
+    });
     let close_from = 3_u32.saturating_add(setting.preserve_fds);
     steps.push(Step::AwaitStart {
         listener: None,

@@ -62,7 +62,14 @@ impl Bundle {
         for name in ["bin", "dev", "etc", "proc", "sys", "tmp", "root", "work"] {
             std::fs::create_dir_all(root.join(name)).unwrap();
         }
-        std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        // By another process: a descriptor open for writing in this one would be inherited by the
+        // containers of other tests, and a file that is open for writing cannot be executed.
+        let copied = std::process::Command::new("cp")
+            .arg("/bin/busybox")
+            .arg(root.join("bin/busybox"))
+            .status()
+            .unwrap();
+        assert!(copied.success());
         for name in [
             "sh", "ls", "cat", "echo", "true", "sleep", "id", "hostname", "grep", "mount",
         ] {
@@ -228,4 +235,40 @@ pub fn wait(child: &Child) -> Ended {
         (_, Some(signal)) => Ended::Signal(signal),
         _ => panic!("{status:?}"),
     }
+}
+
+impl Bundle {
+    /// Replaces a namespace, or adds it.
+    pub fn namespace(mut self, kind: &str, path: Option<&str>) -> Bundle {
+        let namespaces = self.config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != kind);
+        namespaces.push(match path {
+            Some(path) => json!({"type": kind, "path": path}),
+            None => json!({"type": kind}),
+        });
+        self
+    }
+
+    /// Changes the root file system.
+    pub fn prepared(self, change: impl FnOnce(&Path)) -> Bundle {
+        change(&self.root());
+        self
+    }
+}
+
+/// All that a terminal's master says until its last slave is closed.
+pub fn read_terminal(master: &OwnedFd) -> String {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 1024];
+    while let Ok(count @ 1..) = rustix::io::read(master, &mut buffer) {
+        bytes.extend_from_slice(&buffer[..count]);
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+/// Children of this thread, ended or not. Other tests run in other threads.
+pub fn count_of_own_children() -> usize {
+    let tid = rustix::thread::gettid().as_raw_nonzero();
+    std::fs::read_to_string(format!("/proc/self/task/{tid}/children"))
+        .map_or(0, |text| text.split_whitespace().count())
 }

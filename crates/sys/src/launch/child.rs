@@ -565,7 +565,7 @@ impl<'a> Child<'a> {
                 }
                 Ok(())
             }
-            Step::FindProgram(candidates) => self.find_program(candidates),
+            Step::FindProgram { candidates, .. } => self.find_program(candidates),
             Step::AwaitStart {
                 listener,
                 close_from,

@@ -297,8 +297,13 @@ pub enum Step {
     Umask(u32),
     /// Changes the working directory, inside, and proves that it is inside.
     WorkingDirectory(CString),
-    /// Finds the first of these that can be executed.
-    FindProgram(Vec<CString>),
+    /// Finds the first program that can be executed.
+    FindProgram {
+        /// As the caller named it.
+        name: String,
+        /// Where it may be.
+        candidates: Vec<CString>,
+    },
     /// Tells the parent that all is ready, and waits until the container is started: by a byte from
     /// the parent, or from whoever connects to a listening socket. What goes wrong from here on is
     /// reported there. Descriptors that are not needed any more are closed before.
@@ -494,18 +499,8 @@ impl fmt::Display for Step {
             Step::WorkingDirectory(path) => {
                 write!(f, "change to the working directory {:?}", text(path))
             }
-            Step::FindProgram(candidates) => match candidates.as_slice() {
-                [] => f.write_str("find a program without a name"),
-                [one] => write!(f, "find {:?}", text(one)),
-                [first, ..] => {
-                    let name = text(first);
-                    write!(
-                        f,
-                        "find {:?} in PATH",
-                        name.rsplit('/').next().unwrap_or(&name)
-                    )
-                }
-            },
+            Step::FindProgram { name, .. } if name.contains('/') => write!(f, "find {name:?}"),
+            Step::FindProgram { name, .. } => write!(f, "find {name:?} in PATH"),
             Step::AwaitStart { .. } => f.write_str("wait for the start"),
             Step::Hook { name, path, .. } => write!(f, "run the {name} hook {}", text(path)),
             Step::CloseFrom(first) => write!(f, "close the descriptors from {first} on"),
