@@ -25,6 +25,8 @@ pub enum Need {
     Docker,
     /// `docker-registry` on the path.
     Registry,
+    /// A C compiler, and the C library to link statically with.
+    Compiler,
     /// `runc` on the path, as the reference of the OCI command line.
     Runc,
 }
@@ -48,6 +50,7 @@ impl Need {
                 .into_iter()
                 .find_map(missing_program),
             Need::Registry => missing_program("docker-registry"),
+            Need::Compiler => missing_program("cc"),
             Need::Runc => missing_program("runc"),
         }
     }
