@@ -47,7 +47,7 @@ pub fn state(state: &InstanceState) -> Value {
         "Error": error,
         "StartedAt": time(state.started_at),
         "FinishedAt": time(state.finished_at),
-        "Health": state.health.as_ref().map(|health| self::health(health)),
+        "Health": state.health.as_ref().map(health),
     })
 }
 

@@ -29,8 +29,6 @@ pub struct Verb {
     pub aliases: &'static [&'static str],
     /// What it does, in one line.
     pub about: &'static str,
-    /// How it is used.
-    pub examples: &'static str,
     /// The exit code when it fails for no reason of its own.
     pub failure_code: u8,
     flags: fn(Command) -> Command,
@@ -55,7 +53,6 @@ macro_rules! verb {
             name: $name,
             aliases: &[$($alias),*],
             about: $file::ABOUT,
-            examples: $file::EXAMPLES,
             failure_code: $code,
             flags: |command| {
                 finish(

@@ -7,10 +7,12 @@ use isle_format::{Column, Row, human};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::container_prune::bytes_below;
 use crate::context::Context;
 use crate::failure::Result;
 use crate::flags::FlagError;
 use crate::flags::filter::{Filters, matches_pattern};
+use crate::images;
 use crate::output::{self, ListFlags, shorten};
 
 pub const ABOUT: &str = "List instances";
@@ -109,6 +111,13 @@ pub fn run(args: &Args, context: &Context) -> Result {
         || !filters.values("status").is_empty()
         || !filters.values("exited").is_empty();
     let now = Timestamp::now();
+    // Walking through files takes long: only where it is asked for.
+    let format_asks = args.format.as_deref().is_some_and(|text| text.contains(".Size"));
+    let with_sizes = args.size || format_asks;
+    let size = |instance: &Instance| match with_sizes {
+        false => "0B".to_owned(),
+        true => size(context, instance),
+    };
     let rows: Vec<Row> = all
         .iter()
         .filter(|instance| with_stopped || is_up(instance))
@@ -116,7 +125,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
         .filter(|instance| since.is_none_or(|moment| instance.created_at > moment))
         .filter(|instance| fits(instance, &filters))
         .take(limit.unwrap_or(usize::MAX))
-        .map(|instance| row(instance, now, args.no_trunc))
+        .map(|instance| row(instance, size(instance), now, args.no_trunc))
         .collect();
     output::list(&listing, COLUMNS, &rows)
 }
@@ -195,7 +204,18 @@ fn is_ancestor(instance: &Instance, wanted: &str) -> bool {
         || (wanted_digits.len() >= 4 && digits.starts_with(wanted_digits))
 }
 
-fn row(instance: &Instance, now: Timestamp, no_trunc: bool) -> Row {
+/// What it has written, and all of its files together.
+fn size(context: &Context, instance: &Instance) -> String {
+    let writable = bytes_below(&context.paths().instance(&instance.id).join("upper"));
+    let image = images::size(context, &instance.image_id).unwrap_or(0);
+    format!(
+        "{} (virtual {})",
+        human::size(writable, 3),
+        human::size(writable + image, 3)
+    )
+}
+
+fn row(instance: &Instance, size: String, now: Timestamp, no_trunc: bool) -> Row {
     let config = &instance.config;
     let command = command_line(config).join(" ");
     let command = match no_trunc {
@@ -245,7 +265,7 @@ fn row(instance: &Instance, now: Timestamp, no_trunc: bool) -> Row {
             ("Ports", json!("")),
             ("Names", text(instance.name.to_string())),
             ("Isolation", text(config.isolation.to_string())),
-            ("Size", json!("0B")),
+            ("Size", text(size)),
             ("Labels", text(labels.join(","))),
             ("Mounts", text(mounts.join(","))),
             ("LocalVolumes", text(volumes.to_string())),
@@ -303,7 +323,7 @@ mod tests {
             without_titles: false,
         };
         let listing = flags.listing(&COLUMNS[..DEFAULT_COLUMNS]).unwrap();
-        let text = listing.render(COLUMNS, &[row(&instance(), now, false)]).unwrap();
+        let text = listing.render(COLUMNS, &[row(&instance(), "0B".to_owned(), now, false)]).unwrap();
         assert_eq!(
             text,
             "CONTAINER ID   IMAGE             COMMAND                  CREATED         STATUS         PORTS     NAMES     ISOLATION\n\

@@ -327,11 +327,11 @@ fn volume_name(name: &str) -> Result<String, FlagError> {
     let goes_on_well = name
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-    match starts_well && goes_on_well && (2..=255).contains(&name.len()) {
+    match starts_well && goes_on_well && (1..=255).contains(&name.len()) {
         true => Ok(name.to_owned()),
         false => Err(FlagError::new(
             format!("{name:?} is neither a path nor the name of a volume"),
-            "names of volumes are [a-zA-Z0-9][a-zA-Z0-9_.-]+; for a directory of the host write a path that starts with / or ./",
+            "names of volumes are [a-zA-Z0-9][a-zA-Z0-9_.-]*; for a directory of the host write a path that starts with / or ./",
         )),
     }
 }
@@ -432,7 +432,7 @@ mod tests {
             "/a:/b:ro:x",
             "a/b:/c",
             "~/x:/y",
-            "x:/y",
+            "-x:/y",
         ] {
             volume(text).expect_err(text);
         }

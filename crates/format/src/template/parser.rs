@@ -60,8 +60,8 @@ pub enum Operand {
 }
 
 /// How a list of nodes ended.
-enum End {
-    Template,
+enum Stop {
+    Exhausted,
     End,
     Else(Vec<Token>, usize),
 }
@@ -79,14 +79,14 @@ pub fn parse(pieces: Vec<Piece>) -> Result<Vec<Node>, Fault> {
         range_depth: 0,
     };
     match parser.nodes(0)? {
-        (nodes, End::Template, _) => Ok(nodes),
-        (_, End::End, offset) => Err(Fault::new(offset, "unexpected {{end}}")),
-        (_, End::Else(..), offset) => Err(Fault::new(offset, "unexpected {{else}}")),
+        (nodes, Stop::Exhausted, _) => Ok(nodes),
+        (_, Stop::End, offset) => Err(Fault::new(offset, "unexpected {{end}}")),
+        (_, Stop::Else(..), offset) => Err(Fault::new(offset, "unexpected {{else}}")),
     }
 }
 
 impl Parser {
-    fn nodes(&mut self, start: usize) -> Result<(Vec<Node>, End, usize), Fault> {
+    fn nodes(&mut self, start: usize) -> Result<(Vec<Node>, Stop, usize), Fault> {
         let mut nodes = Vec::new();
         while let Some(piece) = self.pieces.next() {
             let (offset, tokens) = match piece {
@@ -105,8 +105,8 @@ impl Parser {
             };
             let rest = || tokens[1..].to_vec();
             match keyword {
-                "end" => return Ok((nodes, End::End, offset)),
-                "else" => return Ok((nodes, End::Else(rest(), offset), offset)),
+                "end" => return Ok((nodes, Stop::End, offset)),
+                "else" => return Ok((nodes, Stop::Else(rest(), offset), offset)),
                 "if" | "with" | "range" => {
                     let keyword = keyword.to_owned();
                     let tokens = rest();
@@ -129,7 +129,7 @@ impl Parser {
                 _ => nodes.push(Node::Action(self.pipeline(tokens, offset, false)?)),
             }
         }
-        Ok((nodes, End::Template, start))
+        Ok((nodes, Stop::Exhausted, start))
     }
 
     fn control(&mut self, keyword: &str, tokens: Vec<Token>, offset: usize) -> Result<Node, Fault> {
@@ -141,9 +141,9 @@ impl Parser {
         self.range_depth -= usize::from(is_range);
         let (body, end, _) = body?;
         let otherwise = match end {
-            End::End => Vec::new(),
-            End::Template => return Err(Fault::new(offset, format!("unclosed {keyword}"))),
-            End::Else(tokens, at) => self.otherwise(keyword, tokens, at)?,
+            Stop::End => Vec::new(),
+            Stop::Exhausted => return Err(Fault::new(offset, format!("unclosed {keyword}"))),
+            Stop::Else(tokens, at) => self.otherwise(keyword, &tokens, at)?,
         };
         self.variables.truncate(scope);
         Ok(match keyword {
@@ -156,7 +156,7 @@ impl Parser {
     fn otherwise(
         &mut self,
         keyword: &str,
-        tokens: Vec<Token>,
+        tokens: &[Token],
         offset: usize,
     ) -> Result<Vec<Node>, Fault> {
         let chained = match tokens.first().map(|token| &token.word) {
@@ -173,9 +173,9 @@ impl Parser {
             )?]);
         }
         match self.nodes(offset)? {
-            (nodes, End::End, _) => Ok(nodes),
-            (_, End::Else(..), at) => Err(Fault::new(at, "unexpected {{else}}")),
-            (_, End::Template, _) => Err(Fault::new(offset, format!("unclosed {keyword}"))),
+            (nodes, Stop::End, _) => Ok(nodes),
+            (_, Stop::Else(..), at) => Err(Fault::new(at, "unexpected {{else}}")),
+            (_, Stop::Exhausted, _) => Err(Fault::new(offset, format!("unclosed {keyword}"))),
         }
     }
 
