@@ -170,6 +170,18 @@ impl Store {
     }
 }
 
+impl Drop for Ingest<'_> {
+    fn drop(&mut self) {
+        // What fails here is done by the next sweep, which sees that the workspace is gone.
+        let _ = self.store.database.write(|transaction| {
+            transaction.execute(
+                "DELETE FROM image_lease WHERE workspace = ?1",
+                [&*self.workspace.name],
+            )
+        });
+    }
+}
+
 impl Ingest<'_> {
     /// Checks manifest and configuration, and says which layers are missing. What is here already
     /// cannot be removed by others until this ingest ends.

@@ -6,6 +6,8 @@ mod blob;
 mod build;
 mod changes;
 mod compression;
+#[cfg(test)]
+mod crash_tests;
 mod decode;
 mod digest;
 mod failpoint;

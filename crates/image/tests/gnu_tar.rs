@@ -1,5 +1,11 @@
 //! The same archive, unpacked by GNU tar and by us, gives the same tree.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    reason = "a test may panic"
+)]
+
 mod support;
 
 use std::fs;

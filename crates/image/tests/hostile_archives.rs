@@ -1,6 +1,12 @@
 //! Archives made to break out, confuse or exhaust. Each is unpacked beside a canary that must not
 //! change, and ends with a clear error or with a tree that is all inside.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    reason = "a test may panic"
+)]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,12 @@
 //! Archives of podman, skopeo, buildah and umoci are loaded, and what `save` writes is read by
 //! them. None of them needs a daemon; each works in folders of its own.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    reason = "a test may panic"
+)]
+
 mod support;
 
 use std::fs;

@@ -1,5 +1,11 @@
 //! What the store promises to those who use it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    reason = "a test may panic"
+)]
+
 mod support;
 
 use std::fs;

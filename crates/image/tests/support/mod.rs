@@ -1,6 +1,11 @@
 //! What the tests of the image store share: archives made byte by byte, and trees to compare.
 
-#![allow(dead_code, reason = "every test program uses a part of it")]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "every test program uses a part of it"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
