@@ -52,7 +52,7 @@ fn writes_go_to_the_instance_and_not_to_the_image(world: &World) {
 fn a_read_only_root_cannot_be_written_but_volumes_can(world: &World) {
     let image = world.busybox();
     let outcome = world
-        .isle(["run", "--rm", "--read-only", "--tmpfs", "/t", "-v", "v:/v", &image, "sh", "-c",
+        .isle(["run", "--rm", "--read-only", "--tmpfs", "/t", "-v", "vol:/v", &image, "sh", "-c",
             "touch /x; echo $?; touch /etc/passwd; echo $?; touch /t/x /v/x; echo $?; touch /dev/shm/x; echo $?"])
         .exits_with(0);
     assert_eq!(outcome.stdout(), "1\n1\n0\n0\n");

@@ -290,7 +290,7 @@ impl Example {
             None => checkout.join("target/examples-cache"),
         };
         let description = cache.join(format!("{name}.json"));
-        if !description.is_file() {
+        if !is_made(&description) {
             make(checkout, name);
         }
         let text = std::fs::read(&description)
@@ -307,6 +307,15 @@ impl Example {
                 .collect(),
         }
     }
+}
+
+/// Whether the description is there, and the root file system that it names.
+fn is_made(description: &Path) -> bool {
+    std::fs::read(description)
+        .ok()
+        .and_then(|text| serde_json::from_slice::<Value>(&text).ok())
+        .and_then(|value| value["rootfs"].as_str().map(PathBuf::from))
+        .is_some_and(|rootfs| rootfs.is_file())
 }
 
 /// `cargo test` alone makes the images that `make test` makes beforehand.

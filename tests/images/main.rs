@@ -283,11 +283,11 @@ fn pushed_and_pulled_through_a_registry(world: &World) {
     world.isle(["push", &name]).succeeds();
     world.isle(["rmi", &name, &image]).succeeds();
     let outcome = world.isle(["pull", &name]).exits_with(0);
-    outcome.prints("sha256:");
+    outcome.complains("Digest: sha256:");
     runs(world, &name);
     // By digest, and what is not there.
     let digest = outcome
-        .stdout()
+        .stderr()
         .split_whitespace()
         .find(|word| word.starts_with("sha256:"))
         .expect("a digest")
