@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -68,6 +69,8 @@ fn spawn(
     };
     let mut command = Command::new(executable);
     command
+        // Else it would be called by the number of the descriptor.
+        .arg0(PROGRAM)
         .args(options)
         .arg(&paths.root)
         .arg(&paths.run)

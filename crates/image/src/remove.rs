@@ -149,8 +149,10 @@ impl Store {
     }
 
     fn remove_rows(&self, name: &str, force: bool) -> Result<Vec<Removed>, RemoveError> {
-        let id = self.find_id(name)?;
         self.database.durably(|transaction| {
+            // Inside the transaction: a name that somebody takes away between the look and the act
+            // would be taken for an id, and every other name would go with it.
+            let id = self.find_id(name)?;
             let names = names(transaction, &id)?;
             let repo_digests = repo_digests(transaction, &id)?;
             let called = called(name, &names, &repo_digests);

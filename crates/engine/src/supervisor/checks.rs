@@ -178,6 +178,10 @@ impl Supervisor {
         if verdict != Some(HealthStatus::Unhealthy) {
             return;
         }
+        // It is ending by the user's wish: a check that failed on the way must not start it again.
+        if self.state.is_stopped_by_user {
+            return;
+        }
         let (signal, timeout) = (self.settings.stop_signal, self.settings.stop_timeout);
         match on_unhealthy {
             OnUnhealthy::None => {}

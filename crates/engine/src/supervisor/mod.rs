@@ -82,6 +82,8 @@ const STARTER_PATIENCE: Duration = Duration::from_secs(10);
 /// killed; standard input is a socket then too, which is told when that is done.
 #[must_use]
 pub fn main() -> i32 {
+    // The kernel named it after the descriptor that it was executed through.
+    let _ = rustix::thread::set_name(c"isle-shim");
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let is_adoption = arguments.first().is_some_and(|first| first == "--adopt");
     if is_adoption {
