@@ -26,7 +26,7 @@ impl Note {
         }
     }
 
-    pub(super) fn with(mut self, key: &'static str, value: impl ToString) -> Note {
+    pub(super) fn with(mut self, key: &'static str, value: impl std::fmt::Display) -> Note {
         self.attributes.push((key, value.to_string()));
         self
     }

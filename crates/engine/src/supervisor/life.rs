@@ -156,11 +156,10 @@ impl Supervisor {
         }
         state.pid = Some(run.process.pid);
         state.exit = None;
-        if let Some(check) = &self.settings.health_check {
-            if let Some((monitor, health)) = Monitor::new(check, Instant::now()) {
-                self.monitor = Some(monitor);
-                state.health.get_or_insert(health);
-            }
+        let check = self.settings.health_check.as_ref();
+        if let Some((monitor, health)) = check.and_then(|check| Monitor::new(check, run.started)) {
+            self.monitor = Some(monitor);
+            state.health.get_or_insert(health);
         }
         self.run = Some(run);
         Ok(())
@@ -200,7 +199,7 @@ impl Supervisor {
                 let exit = exit_of(None, false);
                 self.notes
                     .push(Note::new("die").with("exitCode", exit.code));
-                self.ended(exit, Duration::ZERO);
+                self.ended(&exit, Duration::ZERO);
             }
         }
     }
@@ -291,11 +290,11 @@ impl Supervisor {
         if was_stopped {
             self.notes.push(Note::new("stop"));
         }
-        self.ended(exit, lasted);
+        self.ended(&exit, lasted);
     }
 
     /// A run is over, or could not begin: decides what follows.
-    fn ended(&mut self, exit: Exit, lasted: Duration) {
+    fn ended(&mut self, exit: &Exit, lasted: Duration) {
         let state = &mut self.state;
         state.pid = None;
         state.finished_at = Some(Timestamp::now());
@@ -305,7 +304,7 @@ impl Supervisor {
                 state.status = status;
             }
             state.is_stopped_by_user = false;
-            self.tell_exit(&exit);
+            self.tell_exit(exit);
             self.clean_up();
             self.begin_again(false);
             return;
@@ -322,7 +321,7 @@ impl Supervisor {
             }
             self.restart_at = Some(Instant::now() + self.back_off.after(lasted));
             self.save();
-            self.tell_exit(&exit);
+            self.tell_exit(exit);
             self.tend_clients();
             self.clean_up();
             return;
@@ -335,7 +334,7 @@ impl Supervisor {
             state.status = status;
         }
         self.write_end();
-        self.finish(&exit);
+        self.finish(exit);
     }
 
     /// The wait for a restart is over.
@@ -358,7 +357,7 @@ impl Supervisor {
             // yet): the policy decides, as after any other failure.
             Err(error) => {
                 self.answer_all(Role::Restarting, Some(&error));
-                self.ended(could_not_start(&error), Duration::ZERO);
+                self.ended(&could_not_start(&error), Duration::ZERO);
             }
         }
     }

@@ -138,11 +138,10 @@ impl Supervisor {
     /// Hands on what clients have sent to standard input.
     pub(super) fn feed_stdin(&mut self) {
         let Some(run) = &mut self.run else { return };
-        if let Some(closed) = run.stdin.flush() {
-            if run.stdin.is_watched {
-                self.poller.remove(&closed);
-                run.stdin.is_watched = false;
-            }
+        let closed = run.stdin.flush();
+        if let (Some(closed), true) = (closed, run.stdin.is_watched) {
+            self.poller.remove(closed);
+            run.stdin.is_watched = false;
         }
         let is_waiting = run.stdin.is_waiting();
         if is_waiting != run.stdin.is_watched {

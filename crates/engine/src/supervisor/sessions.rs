@@ -16,8 +16,9 @@ use crate::backend::{Ended, Process, StartError, Stdio};
 use crate::protocol::{Cause, Exec, ExecStarted, Failed, answer, exit_frame, kind};
 use crate::state::{Exit, ExitReason};
 
-/// The most processes that `exec` runs at a time.
-const MOST_SESSIONS: usize = 1024;
+/// The most processes that `exec` runs at a time: three descriptors each, of 1024 that a process
+/// may have by default.
+const MOST_SESSIONS: usize = 200;
 
 /// A process that an exec has started.
 #[derive(Debug)]

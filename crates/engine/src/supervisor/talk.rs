@@ -139,12 +139,7 @@ impl Supervisor {
         match client.role {
             Role::Session(session) => self.abandon_session(session),
             Role::Attached { request, .. } if request.stdin => {
-                if let Some(run) = &mut self.run {
-                    if run.stdin_once {
-                        run.stdin.close();
-                    }
-                }
-                self.feed_stdin();
+                self.end_stdin();
             }
             _ => {}
         }
@@ -218,11 +213,8 @@ impl Supervisor {
                 return;
             }
             (Role::Attached { request, .. }, Request::CloseStdin) => {
-                if let (true, Some(run)) = (request.stdin, &mut self.run) {
-                    if run.stdin_once {
-                        run.stdin.close();
-                        self.feed_stdin();
-                    }
+                if request.stdin {
+                    self.end_stdin();
                 }
                 return;
             }
@@ -323,6 +315,16 @@ impl Supervisor {
         );
         self.note(&[Note::new("attach")]);
         Ok(answer(kind::ATTACHED, &Attached { logged_until }))
+    }
+
+    /// Its sender has ended standard input, or has gone: so has the input, unless it is kept for
+    /// later clients.
+    fn end_stdin(&mut self) {
+        match &mut self.run {
+            Some(run) if run.stdin_once => run.stdin.close(),
+            _ => return,
+        }
+        self.feed_stdin();
     }
 
     fn take_stdin(&mut self, number: u32, bytes: &[u8]) {

@@ -497,8 +497,10 @@ fn update_and_stats_are_answered() {
     let stage = Play::new("exec sleep 1000").detached();
     let mut control = stage.control();
     assert_eq!(control.stats().unwrap().pids, 7);
-    let mut update = UpdateRequest::default();
-    update.restart = Some(RestartPolicy::UnlessStopped);
+    let mut update = UpdateRequest {
+        restart: Some(RestartPolicy::UnlessStopped),
+        ..UpdateRequest::default()
+    };
     control.update(&update).unwrap();
     update.resources.pids_limit = Some(0);
     update.restart = Some(RestartPolicy::No);

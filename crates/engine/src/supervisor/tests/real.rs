@@ -300,25 +300,3 @@ fn a_terminal_inside_is_relayed() {
     assert_eq!(exit, Some(exited(2)));
     host.over(&id);
 }
-
-#[test]
-#[ignore = "measures"]
-fn measure_memory() {
-    let Some(host) = host() else { return };
-    let id = host.create(9, "exec sleep 1000", |_| {});
-    launch::start(&host.paths, &id, None, None).unwrap();
-    std::thread::sleep(Duration::from_millis(1500));
-    let socket = super::super::address::connect(&host.paths.instance_run(&id)).unwrap();
-    let peer = rustix::net::sockopt::socket_peercred(&socket).unwrap();
-    let pid = peer.pid.as_raw_nonzero();
-    println!(
-        "{}",
-        fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap()
-    );
-    println!(
-        "{}",
-        fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap()
-    );
-    host.control(&id).stop(None, Some(Duration::ZERO)).unwrap();
-    host.over(&id);
-}
