@@ -4,7 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use isle_engine::EngineError;
-use isle_format::TemplateError;
+use isle_format::{TemplateError, printable};
 
 use crate::flags::FlagError;
 
@@ -87,7 +87,8 @@ fn text(error: &anyhow::Error) -> String {
     let mut lines = String::new();
     let mut said = String::new();
     for (depth, cause) in error.chain().enumerate() {
-        let text = cause.to_string();
+        // File names of archives and words of registries come in here.
+        let text = printable(&cause.to_string()).into_owned();
         // Some foreign errors repeat their source in their own text.
         if depth > 0 && said.contains(&text) {
             continue;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use isle_format::printable;
 use isle_image::{Digest, Event, Phase, Progress, Silent};
 use serde_json::json;
 
@@ -75,7 +76,7 @@ impl Progress for Bars {
         match event {
             Event::Message(text) => {
                 // A screen that cannot be drawn on is no reason to fail a pull.
-                let _ = self.screen.println(text);
+                let _ = self.screen.println(printable(text));
             }
             Event::Layer {
                 id,
@@ -138,7 +139,7 @@ struct Lines {
 impl Progress for Lines {
     fn event(&self, event: &Event<'_>) {
         match event {
-            Event::Message(text) => eprintln!("{text}"),
+            Event::Message(text) => eprintln!("{}", printable(text)),
             Event::Layer { id, phase, .. } => {
                 let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
                 if last.insert((*id).clone(), *phase) != Some(*phase) {

@@ -19,9 +19,11 @@
 
 pub mod human;
 mod listing;
+mod printable;
 mod table;
 mod template;
 
 pub use listing::{Column, Listing, Row};
+pub use printable::printable;
 pub use table::Table;
-pub use template::{Template, TemplateError};
+pub use template::{Template, TemplateError, quote};

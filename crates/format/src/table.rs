@@ -1,5 +1,7 @@
 //! Aligned columns, as Docker's lists have them.
 
+use crate::printable;
+
 /// Rows of cells; every column is as wide as its widest cell, but at least this.
 const MIN_WIDTH: usize = 10;
 /// Spaces between columns.
@@ -18,9 +20,11 @@ impl Table {
         Table::default()
     }
 
-    /// Adds a row.
+    /// Adds a row; control characters in it are shown, not obeyed.
     pub fn push(&mut self, row: impl IntoIterator<Item = String>) {
-        self.rows.push(row.into_iter().collect());
+        let cells = row.into_iter();
+        let cells = cells.map(|cell| printable(&cell).into_owned());
+        self.rows.push(cells.collect());
     }
 
     /// The table as text; every row ends with a line end, none with spaces that pad nothing.

@@ -3,7 +3,7 @@
 use isle_docker_model::{command_line, status};
 use isle_engine::config::MountSource;
 use isle_engine::state::{Instance, Status};
-use isle_format::{Column, Row, human};
+use isle_format::{Column, Row, human, quote};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -256,8 +256,8 @@ fn row(instance: &Instance, size: String, now: Timestamp, no_trunc: bool) -> Row
         ..Row::new([
             ("ID", text(id)),
             ("Image", text(image)),
-            // As in Docker, in quotes.
-            ("Command", text(format!("\"{command}\""))),
+            // As in Docker, in quotes and with escapes.
+            ("Command", text(quote(&command))),
             ("RunningFor", text(human::ago(instance.created_at, now))),
             ("CreatedAt", text(human::local_time(instance.created_at))),
             ("Status", text(status::text(&instance.state, now))),

@@ -1,6 +1,6 @@
 //! Carrying a parsed template out.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Methods;
 use super::functions;
@@ -50,6 +50,9 @@ impl Run<'_> {
                 Node::Action(pipeline) => {
                     let value = self.pipeline(pipeline, dot)?;
                     match pipeline.variables.first() {
+                        None if value.is_null() && self.is_absent(pipeline, dot) => {
+                            self.output.push_str("<no value>");
+                        }
                         None => print_value(&mut self.output, &value),
                         Some(name) => self.set(name, value, pipeline.is_assignment),
                     }
@@ -144,6 +147,29 @@ impl Run<'_> {
             }
         }
         Ok(Flow::Next)
+    }
+
+    /// Whether the pipeline is a mere path to a key that a map does not have: Go then prints other
+    /// words than for a value that is there and is nil.
+    fn is_absent(&mut self, pipeline: &Pipeline, dot: &Value) -> bool {
+        let [command] = pipeline.commands.as_slice() else {
+            return false;
+        };
+        let (operand, name) = match &command.operand {
+            Operand::Field(path) => match path.split_last() {
+                Some((name, rest)) => (Operand::Field(rest.to_vec()), name),
+                None => return false,
+            },
+            Operand::Variable(variable, path) => match path.split_last() {
+                Some((name, rest)) => (Operand::Variable(variable.clone(), rest.to_vec()), name),
+                None => return false,
+            },
+            _ => return false,
+        };
+        match self.operand(&operand, dot) {
+            Ok(Value::Object(map)) => is_map(&map) && !map.contains_key(name),
+            _ => false,
+        }
     }
 
     fn set(&mut self, name: &str, value: Value, is_assignment: bool) {
@@ -261,6 +287,7 @@ impl Run<'_> {
                 Value::Object(map) => match map.get(name) {
                     Some(value) => value,
                     None if self.is_titles => return Ok(Value::String(name.to_uppercase())),
+                    None if is_map(map) => return Ok(Value::Null),
                     None => {
                         let mut names: Vec<&str> = map.keys().map(String::as_str).collect();
                         names.sort_unstable();
@@ -276,4 +303,13 @@ impl Run<'_> {
         }
         Ok(value.clone())
     }
+}
+
+/// JSON does not tell Go's maps from its structs. What Docker shows as a struct has fields that start
+/// with a capital; labels, networks and attributes are maps, which may lack a key.
+fn is_map(object: &Map<String, Value>) -> bool {
+    !object
+        .keys()
+        .all(|key| key.starts_with(|c: char| c.is_ascii_uppercase()))
+        || object.is_empty()
 }

@@ -11,6 +11,8 @@ mod lexer;
 mod parser;
 mod print;
 
+pub use print::quote;
+
 use serde_json::Value;
 
 /// A parsed template.
@@ -167,6 +169,11 @@ mod tests {
             (r#"{{index .Config.Labels "com.example.team"}}"#, "core"),
             (r#"{{index .Config.Labels "absent"}}"#, ""),
             ("{{index .Config.Env 1}}", "B=2"),
+            (
+                "{{.Config.Labels.absent}} {{.Config.Labels.tier}}",
+                "<no value> front",
+            ),
+            ("{{if .Config.Labels.absent}}x{{else}}y{{end}}", "y"),
             ("{{len .Config.Env}} {{len .Name}}", "2 4"),
             ("{{range .Config.Env}}[{{.}}]{{end}}", "[A=1][B=2]"),
             (

@@ -225,7 +225,8 @@ fn pad(text: &str, spec: &Spec) -> String {
     format!("{}{text}", " ".repeat(missing))
 }
 
-/// Go's `strconv.Quote`.
+/// Go's `strconv.Quote`: in quotes, with escapes for what a terminal would take as a command.
+#[must_use]
 pub fn quote(text: &str) -> String {
     let mut output = String::from('"');
     for c in text.chars() {
