@@ -578,3 +578,48 @@ fn on_version_2_the_values_reach_their_files() {
             .starts_with("1048576")
     );
 }
+
+/// Hybrid hosts often have a controller or two in version 2 (`hugetlb`), which makes a real test of
+/// version 2 possible. It enables that controller in the root group, and disables it again.
+#[test]
+#[ignore = "changes cgroup.subtree_control of the host's root group for a moment"]
+fn a_controller_of_version_2_is_enabled_on_the_way_down() {
+    let name = "a_controller_of_version_2_is_enabled_on_the_way_down";
+    let Some(ground) = Ground::new(name) else {
+        return;
+    };
+    if !ground.has(name, "hugetlb", Version::V2) {
+        return;
+    }
+    let root = ground
+        .layout
+        .hierarchy("")
+        .unwrap()
+        .mount_point
+        .join("cgroup.subtree_control");
+    let before = fs::read_to_string(&root).unwrap();
+    let group = ground
+        .group(
+            "a/b",
+            r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]}"#,
+        )
+        .unwrap();
+    assert_eq!(read(&group, "", "hugetlb.2MB.max"), "4194304");
+    assert_eq!(read(&group, "", "hugetlb.2MB.rsvd.max"), "4194304");
+    group
+        .update(&limits(r#"{"unified": {"hugetlb.2MB.max": "2097152"}}"#))
+        .unwrap();
+    assert_eq!(read(&group, "", "hugetlb.2MB.max"), "2097152");
+    let error = ground
+        .group("c", r#"{"unified": {"memory.high": "5"}}"#)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "this host's kernel has no memory.high, which unified needs"
+    );
+    drop(ground);
+    if !before.split_whitespace().any(|name| name == "hugetlb") {
+        fs::write(&root, "-hugetlb").unwrap();
+    }
+    assert_eq!(fs::read_to_string(&root).unwrap(), before);
+}
