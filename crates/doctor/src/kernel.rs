@@ -10,6 +10,8 @@ use rustix::process::PidfdFlags;
 use crate::{Check, Section, State};
 
 const SECTION: Section = Section::Kernel;
+/// The name of the check that the container level cannot do without.
+pub(crate) const OVERLAY: &str = "overlayfs";
 const CONTAINER: &[&str] = &["container"];
 
 pub(crate) fn checks() -> Vec<Check> {
@@ -61,8 +63,8 @@ pub(crate) fn checks() -> Vec<Check> {
             CONTAINER,
         )
         .remedy("boot Linux 5.12 or newer"),
-        overlay(),
     ];
+    checks.extend(overlay());
     checks.extend(namespaces());
     checks.push(seccomp());
     checks.push(landlock());
@@ -107,32 +109,33 @@ fn registered(name: &str) -> bool {
     })
 }
 
-fn overlay() -> Check {
-    let name = "overlayfs with lowerdir+";
-    let check = match fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
-        Err(errno) if errno == rustix::io::Errno::PERM && registered("overlay") => Check::ok(
-            SECTION,
-            name,
-            "overlayfs is there; not tried without CAP_SYS_ADMIN",
-        ),
-        Err(errno) => Check::ok(SECTION, name, format!("fsopen(overlay): {errno}"))
-            .or_state(false, State::Missing),
-        Ok(context) => match fsconfig_set_string(&context, "lowerdir+", "/") {
-            Ok(()) => Check::ok(SECTION, name, "there"),
-            Err(errno) => Check::ok(
-                SECTION,
-                name,
-                format!("overlayfs has no lowerdir+: {errno}"),
-            )
-            .or_state(false, State::Missing),
-        },
+/// overlayfs, and whether its layers can be given one by one.
+fn overlay() -> [Check; 2] {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC);
+    let (found, is_there) = match &context {
+        Ok(_) => ("there".to_owned(), true),
+        Err(errno) if *errno == rustix::io::Errno::PERM && registered("overlay") => {
+            ("there; not tried without CAP_SYS_ADMIN".to_owned(), true)
+        }
+        Err(errno) => (format!("fsopen(overlay): {errno}"), false),
     };
-    check
-        .meaning(
-            "an image's layers become a root file system, however many they are",
-            CONTAINER,
-        )
-        .remedy("boot Linux 6.7 or newer with CONFIG_OVERLAY_FS")
+    let one_by_one = context
+        .as_ref()
+        .map_err(|errno| *errno)
+        .and_then(|context| fsconfig_set_string(context, "lowerdir+", "/"));
+    let layers = match one_by_one {
+        Ok(()) => "any number, one by one (lowerdir+)".to_owned(),
+        Err(errno) => format!("all paths together in one page (lowerdir+: {errno})"),
+    };
+    [
+        Check::ok(SECTION, OVERLAY, found)
+            .or_state(is_there, State::Missing)
+            .meaning("an image's layers become a root file system", CONTAINER)
+            .remedy("load the module (modprobe overlay), or boot a kernel with CONFIG_OVERLAY_FS"),
+        Check::ok(SECTION, "overlay layers", layers)
+            .or_state(one_by_one.is_ok(), State::NotNeeded)
+            .meaning("images with very many layers", &["optional"]),
+    ]
 }
 
 fn namespaces() -> Vec<Check> {

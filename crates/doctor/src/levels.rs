@@ -1,7 +1,7 @@
 //! From checks to levels of isolation.
 
 use crate::virtualization::KVM;
-use crate::{Check, Level, Section, State, programs};
+use crate::{Check, Level, Section, State, kernel, programs};
 
 pub(crate) fn levels(checks: &[Check]) -> Vec<Level> {
     vec![container(checks), sandbox(checks), vm(checks), wasm()]
@@ -15,7 +15,7 @@ fn container(checks: &[Check]) -> Level {
         "pidfd_open(2)",
         "new mount API",
         "mount_setattr(2), idmapped mounts",
-        "overlayfs with lowerdir+",
+        kernel::OVERLAY,
         "mount, PID, IPC, UTS, network namespaces",
         "seccomp filters",
         "hierarchies",
