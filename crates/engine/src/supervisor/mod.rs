@@ -125,6 +125,8 @@ fn complaints(paths: &Paths, id: &InstanceId) -> PathBuf {
 fn detach() -> io::Result<OwnedFd> {
     // Fails only for who leads a session already.
     let _ = rustix::process::setsid();
+    // It was executed through a descriptor, whose number would be its name.
+    rustix::thread::set_name(c"isle-shim")?;
     rustix::process::chdir("/")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
