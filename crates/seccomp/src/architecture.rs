@@ -45,11 +45,19 @@ impl Architecture {
     /// Every system call: number and name.
     pub fn calls(self) -> Vec<(u32, &'static str)> {
         match self {
-            Architecture::X86_64 => numbered(|n| Some(syscalls::x86_64::Sysno::new(n)?.name())),
-            Architecture::X86 => numbered(|n| Some(syscalls::x86::Sysno::new(n)?.name())),
-            Architecture::Aarch64 => numbered(|n| Some(syscalls::aarch64::Sysno::new(n)?.name())),
+            Architecture::X86_64 => numbered(syscalls::x86_64::Sysno::last().id(), |n| {
+                Some(syscalls::x86_64::Sysno::new(n)?.name())
+            }),
+            Architecture::X86 => numbered(syscalls::x86::Sysno::last().id(), |n| {
+                Some(syscalls::x86::Sysno::new(n)?.name())
+            }),
+            Architecture::Aarch64 => numbered(syscalls::aarch64::Sysno::last().id(), |n| {
+                Some(syscalls::aarch64::Sysno::new(n)?.name())
+            }),
             Architecture::Arm => {
-                let mut calls = numbered(|n| Some(syscalls::arm::Sysno::new(n)?.name()));
+                let mut calls = numbered(syscalls::arm::Sysno::last().id(), |n| {
+                    Some(syscalls::arm::Sysno::new(n)?.name())
+                });
                 calls.extend(ARM_PRIVATE);
                 // The same call under libseccomp's name.
                 let alias = calls.iter().find(|(_, name)| *name == "sync_file_range2");
@@ -81,11 +89,8 @@ impl Architecture {
     }
 }
 
-/// Linux numbers are below this but for the private ones of arm.
-const END: usize = 1024;
-
-fn numbered(name: impl Fn(usize) -> Option<&'static str>) -> Vec<(u32, &'static str)> {
-    (0..END)
+fn numbered(last: i32, name: impl Fn(usize) -> Option<&'static str>) -> Vec<(u32, &'static str)> {
+    (0..=usize::try_from(last).unwrap_or(0))
         .filter_map(|number| Some((u32::try_from(number).ok()?, name(number)?)))
         .collect()
 }

@@ -4,7 +4,8 @@
 //! are treated alike, then compares arguments where a rule asks for it. The kernel asks it once for
 //! each number and remembers what is always allowed (kernel/seccomp.c, "action cache").
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator,
@@ -170,9 +171,31 @@ struct Verdict<'a> {
     otherwise: u32,
 }
 
+/// FNV-1a: a thousand short names are looked up at each start of a container. A policy that collides
+/// on purpose could only slow down the one who wrote it.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// All rules of a policy by name.
 struct Rules<'a> {
-    by_name: HashMap<&'a str, Verdict<'a>>,
+    by_name: HashMap<&'a str, Verdict<'a>, BuildHasherDefault<Fnv>>,
     default: u32,
 }
 
@@ -184,7 +207,8 @@ impl<'a> Rules<'a> {
             });
         }
         let default = action::value(policy.default_action(), policy.default_errno_ret())?;
-        let mut by_name: HashMap<&str, Verdict<'_>> = HashMap::with_capacity(512);
+        let mut by_name: HashMap<&str, Verdict<'_>, _> =
+            HashMap::with_capacity_and_hasher(512, BuildHasherDefault::default());
         for rule in policy.syscalls().iter().flatten() {
             let value = action::value(rule.action(), rule.errno_ret())?;
             let arguments = rule.args().as_deref().unwrap_or_default();
@@ -220,16 +244,20 @@ impl<'a> Rules<'a> {
             _ => (0, u32::MAX),
         };
         let is_32_bit = architecture.is_32_bit();
-        let mut calls = BTreeMap::new();
+        let mut calls = Vec::with_capacity(512);
         let mut newest = None;
         for (number, name) in architecture.calls() {
             if let Some(verdict) = self.by_name.get(name) {
                 if !architecture.is_private(number) {
                     newest = newest.max(Some(number));
                 }
-                calls.insert(number, verdict);
+                calls.push((number, verdict));
             }
         }
+        // Of two names of one number (arm has such a pair) the last counts.
+        calls.reverse();
+        calls.sort_by_key(|(number, _)| *number);
+        calls.dedup_by_key(|(number, _)| *number);
         let default = Verdict {
             conditional: Vec::new(),
             otherwise: self.default,

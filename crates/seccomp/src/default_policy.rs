@@ -15,6 +15,8 @@
 //! back because 32-bit programs lost their network
 //! (<https://github.com/moby/moby/pull/52547>).
 
+use std::borrow::Cow;
+
 use oci_spec::runtime::LinuxSeccompAction as Action;
 use oci_spec::runtime::LinuxSeccompOperator as Operator;
 
@@ -111,9 +113,9 @@ const ON: &[(&[&str], &str)] = &[
     (&["amd64"], "arch_prctl modify_ldt"),
 ];
 
-fn allow(names: &str) -> Rule {
+fn allow(names: &'static str) -> Rule {
     Rule {
-        names: names.split_whitespace().map(str::to_owned).collect(),
+        names: names.split_whitespace().map(Cow::Borrowed).collect(),
         action: Action::ScmpActAllow,
         errno: None,
         arguments: Vec::new(),
@@ -122,7 +124,7 @@ fn allow(names: &str) -> Rule {
     }
 }
 
-fn allow_when(name: &str, op: Operator, value: u64) -> Rule {
+fn allow_when(name: &'static str, op: Operator, value: u64) -> Rule {
     Rule {
         arguments: vec![Argument {
             index: 0,

@@ -1,5 +1,6 @@
 //! Docker's profile format, see <https://docs.docker.com/engine/security/seccomp/>.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 
 use oci_spec::runtime::{
@@ -60,7 +61,7 @@ enum Architectures {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
-    pub names: Vec<String>,
+    pub names: Vec<Cow<'static, str>>,
     pub action: LinuxSeccompAction,
     pub errno: Option<u32>,
     pub arguments: Vec<Argument>,
@@ -202,9 +203,14 @@ impl Profile {
             .filter(|rule| rule.counts(situation))
             .map(|rule| {
                 let mut call = LinuxSyscall::default();
-                call.set_names(rule.names.clone())
-                    .set_action(rule.action)
-                    .set_errno_ret(rule.errno);
+                call.set_names(
+                    rule.names
+                        .iter()
+                        .map(|name| name.clone().into_owned())
+                        .collect(),
+                )
+                .set_action(rule.action)
+                .set_errno_ret(rule.errno);
                 if !rule.arguments.is_empty() {
                     let arguments = rule.arguments.iter().map(|argument| {
                         let builder = LinuxSeccompArgBuilder::default()
@@ -369,7 +375,7 @@ impl DocumentRule {
         };
         let errno_field = format!("syscalls[{index}].errno");
         Ok(Rule {
-            names,
+            names: names.into_iter().map(Cow::Owned).collect(),
             action: self.action,
             errno: errno(self.errno_ret, self.errno, &errno_field)?,
             arguments: self

@@ -385,6 +385,29 @@ fn what_the_kernel_does_not_have_is_an_error() {
 }
 
 #[test]
+fn one_number_may_have_two_names() {
+    let policy: LinuxSeccomp = serde_json::from_str(
+        r#"{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
+            {"names": ["sync_file_range2", "arm_sync_file_range", "read"], "action": "SCMP_ACT_ALLOW"}],
+            "architectures": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]}"#,
+    )
+    .unwrap();
+    let program = compile_for(&policy, Machine::Aarch64).unwrap();
+    let answer = |number| {
+        let call = Call {
+            number,
+            audit: Architecture::Arm.audit(),
+            arguments: [0; 6],
+        };
+        run(&program, &call)
+    };
+    assert_eq!(answer(341), 0x7fff_0000);
+    assert_eq!(answer(340), 0x0005_0001);
+    // newer than all that the policy names
+    assert_eq!(answer(342), 0x0005_0026);
+}
+
+#[test]
 fn an_empty_policy_is_its_default() {
     let policy: LinuxSeccomp =
         serde_json::from_str(r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#).unwrap();
