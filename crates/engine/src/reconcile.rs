@@ -107,10 +107,10 @@ impl Engine {
         lost.state.pid = None;
         lost.state.finished_at = Some(Timestamp::now());
         lost.state.exit = Some(Exit {
-            code: 137,
+            code: 255,
             reason: reason.clone(),
         });
-        let event = NewEvent::of_instance(instance, "die").with("exitCode", 137);
+        let event = NewEvent::of_instance(instance, "die").with("exitCode", 255);
         self.store().set_state(id, &lost.state, &[event])?;
         if lost.config.auto_remove {
             self.remove_owned(&lost, lock, true)?;

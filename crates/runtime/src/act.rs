@@ -39,7 +39,16 @@ fn clone_tree(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    Ok(rustix::mount::open_tree(CWD, path, flags)?)
+    match rustix::mount::open_tree(CWD, path, flags) {
+        // A mount that is attached nowhere, handed over as a descriptor, and copied out of another
+        // mount namespace: it cannot be copied again (may_copy_tree in fs/namespace.c), and need
+        // not be, since nobody else has it.
+        Err(rustix::io::Errno::INVAL) if path.starts_with("/proc/self/fd") => {
+            let itself = OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            Ok(rustix::mount::open_tree(CWD, path, itself)?)
+        }
+        tree => Ok(tree?),
+    }
 }
 
 /// A user namespace with these maps, held by a descriptor alone.

@@ -10,7 +10,9 @@ use std::time::Duration;
 use isle_types::InstanceId;
 use oci_spec::runtime::Process as SpecProcess;
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::devices::{self, Node};
 use super::spec::{self, Identity, Joined};
@@ -62,17 +64,22 @@ impl Facts {
         let process = &config.process;
         let user = identity(rootfs, process.user.as_deref(), &process.additional_groups)?;
         let sources = sources(instance, paths, rootfs)?;
+        let files = files_folder(config, paths, &instance.id)?;
         let inner = spec::Facts {
             user,
             available: available_capabilities()
                 .map_err(failed("cannot read the capabilities of this process"))?,
-            host_name: match needs_host_name {
-                true => host_name(),
-                false => String::new(),
+            host_name: match &config.network {
+                NetworkMode::Instance(_) => fs::read_to_string(files.join("hostname"))
+                    .map_err(failed("cannot share the name of the other instance"))?
+                    .trim()
+                    .to_owned(),
+                _ if needs_host_name => host_name(),
+                _ => String::new(),
             },
             joined,
             devices,
-            files: files_folder(config, paths, &instance.id, &mut held)?,
+            files,
             sources,
             counts_swap,
             init,
@@ -261,6 +268,7 @@ fn joined(
         ),
     ];
     let mut store = None;
+    let mut shm = None;
     for (name, file, what, path) in asked {
         let Some(name) = name else { continue };
         let store = match &mut store {
@@ -280,13 +288,40 @@ fn joined(
         .map_err(|errno| {
             failed(&format!("cannot join the {what} of instance {name}"))(io::Error::from(errno))
         })?;
-        *path = Some(PathBuf::from(format!(
-            "/proc/self/fd/{}",
-            namespace.as_raw_fd()
-        )));
+        *path = Some(through(&namespace));
+        if file == "ipc" {
+            let what = format!("cannot share /dev/shm of instance {name}");
+            let memory = shared_memory(other.pid).map_err(failed(&what))?;
+            shm = Some(through(&memory));
+            held.push(memory);
+        }
         held.extend([namespace, process]);
     }
+    joined.shm = shm;
     Ok(joined)
+}
+
+/// A path that leads to what a descriptor of this process has open.
+fn through(descriptor: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
+}
+
+/// A detached copy of the mount that a process has at `/dev/shm`: the memory that goes with the
+/// IPC namespace. Mounts can be copied only from within their namespace, so a thread goes there.
+fn shared_memory(pid: i32) -> io::Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/mnt");
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let namespace = openat(CWD, path, flags, Mode::empty())?;
+    std::thread::scope(|scope| {
+        let copying = scope.spawn(|| {
+            // A thread that shares its working directory with others may not change the namespace.
+            isle_sys::namespace::unshare_mounts()?;
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            Ok(open_tree(CWD, "/dev/shm", flags)?)
+        });
+        copying.join().expect("the thread does not panic")
+    })
 }
 
 /// The folder of hosts, hostname and resolv.conf: that of the instance whose network is shared.
@@ -294,7 +329,6 @@ fn files_folder(
     config: &InstanceConfig,
     paths: &Paths,
     id: &InstanceId,
-    _held: &mut Vec<OwnedFd>,
 ) -> Result<PathBuf, StartError> {
     let NetworkMode::Instance(name) = &config.network else {
         return Ok(paths.instance(id));

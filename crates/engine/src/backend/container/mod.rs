@@ -129,12 +129,15 @@ impl Backend for Container {
             .mount()
             .map_err(failed("cannot mount the root file system"))?;
         let facts = Facts::gather(instance, &self.paths, rootfs.as_fd())?;
-        files::write(
-            &facts.files,
-            &spec::hostname(instance, &facts.host_name),
-            &instance.config,
-        )
-        .map_err(failed("cannot write the instance's own files"))?;
+        // Who shares a network shares the other instance's files, and leaves them as they are.
+        if !matches!(instance.config.network, NetworkMode::Instance(_)) {
+            files::write(
+                &facts.files,
+                &spec::hostname(instance, &facts.host_name),
+                &instance.config,
+            )
+            .map_err(failed("cannot write the instance's own files"))?;
+        }
         let spec = spec::specification(instance, &facts);
 
         let options = Options {

@@ -54,7 +54,8 @@ pub(crate) struct Facts {
     pub(crate) user: Identity,
     /// The capabilities that this process may give away.
     pub(crate) available: Capabilities,
-    /// The host's name, for those who share its UTS namespace or network.
+    /// The name of the host or of the other instance, for those who share its UTS namespace or
+    /// network.
     pub(crate) host_name: String,
     /// Namespaces of other instances that are joined.
     pub(crate) joined: Joined,
@@ -128,7 +129,8 @@ pub(crate) fn hostname(instance: &Instance, host_name: &str) -> String {
     let config = &instance.config;
     match (&config.hostname, &config.namespaces.uts, &config.network) {
         (Some(given), _, _) => given.clone(),
-        (None, NamespaceMode::Host, _) | (None, _, NetworkMode::Host) => host_name.to_owned(),
+        (None, NamespaceMode::Host, _)
+        | (None, _, NetworkMode::Host | NetworkMode::Instance(_)) => host_name.to_owned(),
         _ => instance.id.short(),
     }
 }
