@@ -389,10 +389,8 @@ impl<'a> Child<'a> {
                 recursive,
             } => mount_setattr(libc::AT_FDCWD, c"/", *recursive, attributes),
             Step::Streams(slots) => {
-                let mut number = 0;
-                for slot in slots {
+                for (number, slot) in (0..).zip(slots) {
                     place(self.slot(*slot)?, number)?;
-                    number += 1;
                 }
                 Ok(())
             }
