@@ -5,6 +5,7 @@
 mod bench;
 mod command;
 mod demo;
+mod documents;
 mod images;
 mod lint;
 mod place;
