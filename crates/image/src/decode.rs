@@ -1,7 +1,8 @@
 //! The unpacking half of a layer's way in: decompress, hash, unpack.
 
 use std::ffi::CString;
-use std::io::{self, BufReader, Read};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -26,37 +27,48 @@ pub(crate) fn unpack_stored(
     digest: &Digest,
     diff_id: &Digest,
     limits: Limits,
-    progress: &Arc<dyn Progress>,
 ) -> Result<(CString, Unpacked), IngestError> {
-    let folders = &workspace.folders;
-    let file = open_blob(folders, digest)?;
+    let file = open_blob(&workspace.folders, digest)?;
+    unpack_file(workspace, file, (digest, diff_id), limits)
+}
+
+/// Unpacks the file of a blob, from its start, into a workspace; the blob's digest and the diff id
+/// are checked.
+pub(crate) fn unpack_file(
+    workspace: &Workspace,
+    mut file: File,
+    (digest, diff_id): (&Digest, &Digest),
+    limits: Limits,
+) -> Result<(CString, Unpacked), IngestError> {
+    file.rewind().map_err(|source| StoreError::Io {
+        operation: "read",
+        path: workspace.folders.blob_path(digest),
+        source,
+    })?;
     let mut file = HashingReader::new(file, Some(Hasher::new(digest.algorithm())));
+    let (name, target) = new_layer(workspace)?;
     let job = Job {
         layer: digest.to_string(),
-        progress: Some((digest.clone(), Arc::clone(progress))),
+        progress: None,
         total: None,
         limits,
         diff: Some(diff_id.algorithm()),
-        target: None,
+        target: Some(target),
     };
-    let (name, target) = new_layer(workspace)?;
     let mut reader = BufReader::with_capacity(BUFFER, &mut file);
-    let done = run(
-        &mut reader,
-        Job {
-            target: Some(target),
-            ..job
-        },
-    )?;
+    let result = run(&mut reader, job);
+    // A blob that cannot be unpacked may be damaged: that says more than what was wrong inside.
+    let rest = io::copy(&mut reader, &mut io::sink());
     drop(reader);
     let found = file.hasher.take().map(Hasher::finish);
-    if found.as_ref() != Some(digest) {
+    if rest.is_ok() && found.as_ref() != Some(digest) {
         return Err(StoreError::Damaged {
             what: "the blob",
             digest: digest.clone(),
         }
         .into());
     }
+    let done = result?;
     check_diff_id(diff_id, done.diff_id)?;
     Ok((name, done.unpacked))
 }

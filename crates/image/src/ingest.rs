@@ -32,11 +32,13 @@ use crate::digest::{Algorithm, Digest, DigestError};
 use crate::failpoint;
 use crate::folders::{Workspace, random_name};
 use crate::image::{ConfigError, Image, parse_config};
+use crate::implicit::joined;
 use crate::layer::{LayerTask, StoredLayer, create};
 use crate::manifest::{Document, ManifestError, parse_manifest};
+use crate::placement::Placement;
 use crate::reference::Reference;
 use crate::store::{Store, StoreError, io_hint, set_name};
-use crate::unpack::{UnpackError, Unpacked};
+use crate::unpack::UnpackError;
 
 /// Why an image could not be taken in. Nothing of it is visible.
 #[derive(Debug, thiserror::Error)]
@@ -131,8 +133,8 @@ impl IngestError {
 /// One image on its way in.
 #[derive(Debug)]
 pub struct Ingest<'s> {
-    store: &'s Store,
-    workspace: Arc<Workspace>,
+    pub(crate) store: &'s Store,
+    pub(crate) workspace: Arc<Workspace>,
 }
 
 /// What an image needs, and what of it is missing.
@@ -149,7 +151,7 @@ pub struct ImagePlan {
     manifest_bytes: Vec<u8>,
     config_bytes: Vec<u8>,
     /// Blob and diff id of each layer, lowest first, repetitions included.
-    order: Vec<(Digest, Digest)>,
+    pub(crate) order: Vec<(Digest, Digest)>,
 }
 
 impl Store {
@@ -317,13 +319,7 @@ impl Ingest<'_> {
         names: &[Reference],
         repo_digest: Option<&Reference>,
     ) -> Result<Image, IngestError> {
-        for (digest, diff_id) in &plan.order {
-            let is_there =
-                |layer: &StoredLayer| layer.digest == *digest && layer.diff_id == *diff_id;
-            if !layers.iter().any(is_there) {
-                return Err(IngestError::MissingLayer(digest.clone()));
-            }
-        }
+        let placements = self.placements(plan, &layers)?;
         let small = [
             (&plan.manifest, &plan.manifest_bytes),
             (&plan.id, &plan.config_bytes),
@@ -337,7 +333,6 @@ impl Ingest<'_> {
             for (digest, name, size) in &small_files {
                 self.place_blob(transaction, digest, *size, &self.workspace.fd, name)?;
             }
-            let mut rows = Vec::new();
             for layer in &layers {
                 if let Some(blob) = &layer.blob {
                     let folder = match blob.is_partial {
@@ -346,10 +341,13 @@ impl Ingest<'_> {
                     };
                     self.place_blob(transaction, &layer.digest, layer.size, folder, &blob.name)?;
                 }
-                rows.push(self.place_layer(transaction, layer, boot)?);
+            }
+            let mut rows = Vec::new();
+            for placement in &placements {
+                rows.push(self.place_layer(transaction, placement, boot)?);
             }
             self.sync_folders()?;
-            self.insert_image(transaction, plan, &layers, &rows)?;
+            self.insert_image(transaction, plan, &rows)?;
             for name in names {
                 set_name(transaction, name, &plan.id)?;
             }
@@ -416,21 +414,21 @@ impl Ingest<'_> {
     fn place_layer(
         &self,
         transaction: &Transaction<'_>,
-        layer: &StoredLayer,
+        placement: &Placement,
         boot: &str,
     ) -> Result<i64, IngestError> {
         let existing: Option<i64> = transaction
             .query_row(
                 "SELECT id FROM layer WHERE key = ?1",
-                [layer.diff_id.as_str()],
+                [placement.key.as_str()],
                 |row| row.get(0),
             )
             .optional()?;
         if let Some(existing) = existing {
             return Ok(existing);
         }
-        let Some((name, unpacked)) = &layer.unpacked else {
-            return Err(IngestError::MissingLayer(layer.digest.clone()));
+        let Some((name, unpacked)) = &placement.fresh else {
+            return Err(IngestError::MissingLayer(placement.diff_id.clone()));
         };
         let directory = random_name();
         failpoint::hit("rename-layer")
@@ -446,14 +444,15 @@ impl Ingest<'_> {
             .map_err(self.store.io("move a layer into", "layers"))?;
         transaction.execute(
             "INSERT INTO layer (key, diff_id, directory, size, entries, is_opaque, implicit, boot)
-             VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             (
-                layer.diff_id.as_str(),
+                placement.key.as_str(),
+                placement.diff_id.as_str(),
                 &directory,
                 unpacked.bytes,
                 unpacked.entries,
                 unpacked.is_opaque,
-                joined(unpacked),
+                joined(&unpacked.implicit),
                 boot,
             ),
         )?;
@@ -477,7 +476,6 @@ impl Ingest<'_> {
         &self,
         transaction: &Transaction<'_>,
         plan: &ImagePlan,
-        layers: &[StoredLayer],
         rows: &[i64],
     ) -> Result<(), IngestError> {
         let id = plan.id.as_str();
@@ -505,14 +503,10 @@ impl Ingest<'_> {
                 [id, digest.as_str()],
             )?;
         }
-        for (position, (digest, diff_id)) in plan.order.iter().enumerate() {
-            let place = layers
-                .iter()
-                .position(|layer| layer.digest == *digest && layer.diff_id == *diff_id)
-                .ok_or_else(|| IngestError::MissingLayer(digest.clone()))?;
+        for (position, ((digest, _), row)) in plan.order.iter().zip(rows).enumerate() {
             transaction.execute(
                 "INSERT INTO image_layer (image, position, layer, blob) VALUES (?1, ?2, ?3, ?4)",
-                (id, position, rows[place], digest.as_str()),
+                (id, position, row, digest.as_str()),
             )?;
             transaction.execute(
                 "INSERT OR IGNORE INTO image_blob (image, blob) VALUES (?1, ?2)",
@@ -532,10 +526,4 @@ impl Ingest<'_> {
 
 fn has_row(connection: &Connection, query: &str, digest: &Digest) -> rusqlite::Result<bool> {
     connection.prepare_cached(query)?.exists([digest.as_str()])
-}
-
-/// Implicit directories as one column: names cannot have a NUL.
-fn joined(unpacked: &Unpacked) -> Vec<u8> {
-    let names: Vec<&[u8]> = unpacked.implicit.iter().map(|name| &**name).collect();
-    names.join(&0)
 }

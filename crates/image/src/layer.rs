@@ -52,7 +52,8 @@ pub enum LayerStart {
     Write(LayerWriter),
 }
 
-/// A layer that is complete and checked, to be handed to [`Ingest::commit`].
+/// A layer that is complete and checked, to be handed to
+/// [`Ingest::commit`](crate::Ingest::commit).
 #[derive(Debug)]
 pub struct StoredLayer {
     pub(crate) digest: Digest,
@@ -85,8 +86,8 @@ impl StoredLayer {
 /// A blob that has no place yet.
 #[derive(Debug)]
 pub(crate) struct BlobFile {
-    /// Keeps the lock on a file in `tmp/partial`.
-    pub(crate) _file: File,
+    /// Open, and locked while it is in `tmp/partial`.
+    pub(crate) file: File,
     pub(crate) name: CString,
     pub(crate) is_partial: bool,
 }
@@ -123,7 +124,6 @@ impl LayerTask {
                     digest,
                     diff_id,
                     self.limits,
-                    progress,
                 )?),
             };
             let stored = stored_blob(&self.workspace.folders, digest, diff_id, unpacked)?;
@@ -485,7 +485,7 @@ impl LayerWriter {
             size: self.offset,
             compression: done.compression,
             blob: Some(BlobFile {
-                _file: self.file,
+                file: self.file,
                 name: self.name,
                 is_partial: self.is_partial,
             }),

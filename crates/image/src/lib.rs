@@ -1,4 +1,45 @@
 //! The image store: one for all levels of isolation.
+//!
+//! An image is a configuration and an ordered list of layers, each addressed by the digest of its
+//! bytes. [`Store`] keeps the compressed layers as they came (so that they can be saved, pushed and
+//! checked again) and each layer once more unpacked, in the form that overlayfs mounts. Names,
+//! digests and who needs what are rows of the state file (`schema.rs`); [`Store::hold`] and
+//! [`Store::release`] are how an instance keeps its image.
+//!
+//! ```text
+//!   pull  load  import  commit                    find  layers  images  history
+//!       \    |     |     /                                    |
+//!        Ingest: plan ─> LayerWriter ─> commit        rows of the state file
+//!                          |        \                         |
+//!             digest of the blob    decode ─> unpack    blobs/  layers/
+//! ```
+//!
+//! * [`Ingest`] is the only way in. Nothing of an image is visible before its one durable
+//!   transaction; what an interrupted operation leaves is collected by a later one (`sweep.rs`).
+//! * [`unpack`] and [`TarReader`] face strangers: every path is used beneath a descriptor, every
+//!   count and size has a cap ([`Limits`]).
+//! * [`Progress`] is told what happens, from several threads.
+//!
+//! ```no_run
+//! # use std::{fs::File, path::Path, sync::Arc};
+//! # use isle_image::{LoadInput, Progress, Silent, Store};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let root = Path::new("/var/lib/isle");
+//! let database = isle_database::Database::open(&root.join("isle.db"), &[isle_image::SCHEMA])?;
+//! let store = Store::open(root, database)?;
+//! let progress: Arc<dyn Progress> = Arc::new(Silent);
+//! store.load(LoadInput::File(File::open("alpine.tar")?), None, &progress)?;
+//! let image = store.find("alpine")?;
+//! for directory in store.layers(&image)? {
+//!     println!("lowerdir+ {}", directory.display());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Implements the [OCI image specification](https://github.com/opencontainers/image-spec) and
+//! [Docker's](https://github.com/moby/docker-image-spec). Read `ingest.rs` next, then `layer.rs`,
+//! `unpack.rs` and `sweep.rs`.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +55,7 @@ mod failpoint;
 mod folders;
 mod history;
 mod image;
+mod implicit;
 mod ingest;
 mod layer;
 mod legacy;
@@ -22,6 +64,7 @@ mod load;
 mod manifest;
 mod nearest;
 mod pipe;
+mod placement;
 mod platform;
 mod progress;
 mod pull;

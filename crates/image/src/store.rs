@@ -368,19 +368,19 @@ impl Store {
     /// When the state file cannot be read, or such a layer cannot be unpacked.
     pub fn layers(&self, image: &Image) -> Result<Vec<PathBuf>, StoreError> {
         let mut rows = self.layer_rows(&image.id)?;
+        let mut below = Vec::new();
         for row in &mut rows {
             if let Some(boot) = &row.boot
                 && boot != self.boot()?
             {
-                row.directory = self.restore_layer(row.layer, &image.id)?;
+                row.directory = self.restore_layer(row.layer, &image.id, &below)?;
             }
+            below.push(self.folders.layer_path(&row.directory));
         }
         // Nothing below an opaque root is seen; overlayfs itself would merge it.
         let first = rows.iter().rposition(|row| row.is_opaque).unwrap_or(0);
-        let visible = rows.iter().skip(first);
-        Ok(visible
-            .map(|row| self.folders.layer_path(&row.directory))
-            .collect())
+        below.drain(..first);
+        Ok(below)
     }
 
     fn layer_rows(&self, id: &Digest) -> Result<Vec<LayerRow>, StoreError> {

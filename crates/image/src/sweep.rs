@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,8 +21,8 @@ use crate::decode::unpack_stored;
 use crate::digest::Algorithm;
 use crate::digest::Digest;
 use crate::failpoint;
-use crate::folders::{DeadWorkspace, Workspace, random_name};
-use crate::progress::{Progress, Silent};
+use crate::folders::{DIRECTORY, DeadWorkspace, Workspace, random_name};
+use crate::implicit::{apply, inherited};
 use crate::store::{Store, StoreError, digest_column};
 use crate::tree;
 
@@ -210,26 +211,48 @@ impl Store {
 
     /// Unpacks a layer again whose directory may not have survived the end of the machine's last
     /// boot; returns its new directory.
-    pub(crate) fn restore_layer(&self, layer: i64, image: &Digest) -> Result<String, StoreError> {
-        let (blob, diff_id) = self.database.connection().query_row(
-            "SELECT blob, diff_id FROM image_layer JOIN layer ON layer.id = image_layer.layer
+    pub(crate) fn restore_layer(
+        &self,
+        layer: i64,
+        image: &Digest,
+        below: &[PathBuf],
+    ) -> Result<String, StoreError> {
+        let (blob, diff_id, key) = self.database.connection().query_row(
+            "SELECT blob, diff_id, key FROM image_layer JOIN layer ON layer.id = image_layer.layer
              WHERE layer.id = ?1 AND image = ?2",
             (layer, image.as_str()),
-            |row| Ok((digest_column(row, 0)?, digest_column(row, 1)?)),
+            |row| {
+                Ok((
+                    digest_column(row, 0)?,
+                    digest_column(row, 1)?,
+                    digest_column(row, 2)?,
+                ))
+            },
         )?;
         let workspace = self
             .folders
             .workspace()
             .map_err(self.io("make a working folder in", "tmp"))?;
         let workspace: Arc<Workspace> = Arc::new(workspace);
-        let silent: Arc<dyn Progress> = Arc::new(Silent);
-        let (name, _) =
-            unpack_stored(&workspace, &blob, &diff_id, self.limits, &silent).map_err(|source| {
+        let (name, unpacked) =
+            unpack_stored(&workspace, &blob, &diff_id, self.limits).map_err(|source| {
                 StoreError::Restore {
                     diff_id: diff_id.clone(),
                     source: Box::new(source),
                 }
             })?;
+        if key != diff_id {
+            let settle = || -> io::Result<()> {
+                let mut folders = Vec::new();
+                for path in below {
+                    folders.push(OwnedFd::from(std::fs::File::open(path)?));
+                }
+                let takes_over = inherited(unpacked.implicit.iter().cloned(), &folders)?;
+                let fresh = rustix::fs::openat(&workspace.fd, &name, DIRECTORY, Mode::empty())?;
+                apply(&fresh, &takes_over)
+            };
+            settle().map_err(self.io("set the attributes of", "layers"))?;
+        }
         let boot = self.boot()?;
         self.database.write(|transaction| {
             let (directory, found): (String, Option<String>) = transaction.query_row(

@@ -24,6 +24,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::implicit::IMPLICIT_MODE;
 use crate::limits::Limits;
 use crate::tar_reader::{Entry, EntryKind, TarError, TarReader};
 use crate::tree;
@@ -146,7 +147,7 @@ const KEPT_NAMES: usize = 256 << 20;
 
 /// Attributes of an image that reach the file system. `trusted.overlay.` would let an image point
 /// overlayfs at other directories, `security.selinux` and `security.ima` are the host's policy.
-fn may_set(name: &[u8]) -> bool {
+pub(crate) fn may_set(name: &[u8]) -> bool {
     let is_overlay = name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
     let is_known = name.starts_with(b"user.")
         || name.starts_with(b"trusted.")
@@ -624,10 +625,14 @@ impl Unpacker<'_> {
                     });
                 }
             };
-            rustix::fs::mkdirat(&directory.fd, &name, Mode::from_bits_truncate(0o755))
-                .map_err(io_error("make the directory", here))?;
+            rustix::fs::mkdirat(
+                &directory.fd,
+                &name,
+                Mode::from_bits_truncate(IMPLICIT_MODE),
+            )
+            .map_err(io_error("make the directory", here))?;
             let made = self.open_directory(&directory.fd, &name, &safe)?;
-            rustix::fs::fchmod(&made.fd, Mode::from_bits_truncate(0o755))
+            rustix::fs::fchmod(&made.fd, Mode::from_bits_truncate(IMPLICIT_MODE))
                 .map_err(io_error("set the mode of", here))?;
             if was_whiteout {
                 set_opaque(&made.fd, &safe)?;

@@ -836,3 +836,90 @@ fn many_threads_that_load_and_remove_never_lose_a_layer() {
         .unwrap();
     is_tidy(folder.path(), &store);
 }
+
+#[test]
+fn a_directory_without_an_entry_looks_like_the_one_below() {
+    if support::skipped("root", support::is_root()) {
+        return;
+    }
+    use std::os::unix::fs::MetadataExt;
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_store(folder.path());
+    let base = Tar::default()
+        .with(|h| h.mode = 0o1777, "tmp/", b'5')
+        .directory("home/")
+        .with(
+            |h| {
+                h.mode = 0o700;
+                h.uid = 1000;
+                h.gid = 100;
+            },
+            "home/u/",
+            b'5',
+        )
+        .end();
+    let other = Tar::default().directory("etc/").end();
+    let middle = Tar::default().file("etc/x", b"x").end();
+    let top = Tar::default()
+        .file("tmp/file", b"x")
+        .file("home/u/file", b"x")
+        .file("new/file", b"x")
+        .end();
+    let looks = |image: &isle_image::Image, path: &str| {
+        let layers = store.layers(image).unwrap();
+        let metadata = fs::metadata(layers.last().unwrap().join(path)).unwrap();
+        (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
+    };
+    let check_app = |image: &isle_image::Image| {
+        assert_eq!(looks(image, "tmp"), (0o1777, 0, 0));
+        assert_eq!(looks(image, "home/u"), (0o700, 1000, 100));
+        assert_eq!(looks(image, "home"), (0o755, 0, 0));
+        assert_eq!(looks(image, "new"), (0o755, 0, 0));
+    };
+    let loaded = |layers: &[&[u8]], name: &str| {
+        load(&store, &docker_archive(layers, &[name]))
+            .remove(0)
+            .image
+    };
+    // First where nothing is below, then where something is, then again.
+    let plain = loaded(&[&other, &top], "plain");
+    assert_eq!(looks(&plain, "tmp"), (0o755, 0, 0));
+    let app = loaded(&[&base, &middle, &top], "app");
+    check_app(&app);
+    assert_eq!(looks(&plain, "tmp"), (0o755, 0, 0));
+    store.remove("app", false).unwrap();
+    let app = loaded(&[&base, &middle, &top], "app");
+    check_app(&app);
+    let both = loaded(&[&base, &top, &base, &top], "both");
+    check_app(&both);
+    // Made again after a crash, it looks the same.
+    let connection = store.database().connection();
+    connection
+        .execute("UPDATE layer SET boot = 'another'", [])
+        .unwrap();
+    for layer in fs::read_dir(folder.path().join("layers")).unwrap() {
+        fs::remove_dir_all(layer.unwrap().path()).unwrap();
+    }
+    let third = loaded(&[&base, &other, &top], "third");
+    check_app(&third);
+    check_app(&app);
+    check_app(&both);
+    assert_eq!(looks(&plain, "tmp"), (0o755, 0, 0));
+    let committed = store
+        .commit_layer(
+            Some(&app),
+            &mut &*layer("more", b"x"),
+            &CommitOptions::default(),
+        )
+        .unwrap();
+    assert_eq!(
+        store.layers(&committed).unwrap()[..3],
+        store.layers(&app).unwrap()
+    );
+    let all = PruneOptions {
+        all: true,
+        ..PruneOptions::default()
+    };
+    store.prune(&all).unwrap();
+    is_tidy(folder.path(), &store);
+}
