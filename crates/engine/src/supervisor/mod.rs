@@ -359,6 +359,7 @@ fn assemble(
         kill_at: None,
         start_again: false,
         notes: Vec::new(),
+        note_at: None,
         is_flow_stopped: false,
         buffer: Vec::new(),
         tidy_at: None,

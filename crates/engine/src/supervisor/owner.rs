@@ -26,6 +26,8 @@ use crate::state::{InstanceState, Status};
 
 /// So long nothing has to happen before memory is given back.
 const CALM: Duration = Duration::from_millis(500);
+/// So long what happened waits to be written together with what happens next.
+const NOTES_WAIT: Duration = Duration::from_millis(100);
 /// The most clients at a time.
 pub(super) const MOST_CLIENTS: usize = 256;
 /// So long what was run inside may take to end once the instance has.
@@ -104,6 +106,8 @@ pub(super) struct Supervisor {
     pub(super) start_again: bool,
     /// What is to be noted together with the next state.
     pub(super) notes: Vec<Note>,
+    /// When they are written at the latest.
+    pub(super) note_at: Option<Instant>,
     /// The instance has to wait until the foreground client has received more.
     pub(super) is_flow_stopped: bool,
     pub(super) buffer: Vec<u8>,
@@ -167,6 +171,7 @@ impl Supervisor {
             self.restart_at,
             self.kill_at,
             self.tidy_at,
+            self.note_at,
             of_check,
             of_monitor,
             of_sessions.filter(|_| !self.sessions.is_empty()),
@@ -195,6 +200,9 @@ impl Supervisor {
         }
         if is_due(self.over_since.map(|since| since + SESSION_PATIENCE)) {
             self.sessions.clear();
+        }
+        if is_due(self.note_at) {
+            self.write_notes();
         }
         if is_due(self.tidy_at) {
             self.tidy();
@@ -227,10 +235,22 @@ impl Supervisor {
         }
     }
 
-    /// Writes something that happened without a change of state.
-    pub(super) fn note(&mut self, notes: &[Note]) {
+    /// Notes something that happened without a change of state. It is written with the next state,
+    /// or a moment later: nobody is to wait for it.
+    pub(super) fn note(&mut self, note: Note) {
+        self.notes.push(note);
+        self.note_at
+            .get_or_insert_with(|| Instant::now() + NOTES_WAIT);
+    }
+
+    fn write_notes(&mut self) {
+        self.note_at = None;
+        let notes = std::mem::take(&mut self.notes);
+        if notes.is_empty() {
+            return;
+        }
         self.disturbed();
-        if let Err(error) = self.ledger.note(notes) {
+        if let Err(error) = self.ledger.note(&notes) {
             self.complain("write an event", &error);
         }
     }

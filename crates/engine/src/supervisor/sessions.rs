@@ -128,10 +128,9 @@ impl Supervisor {
             self.abandon_session(session);
         }
         let command = request.args.join(" ");
-        self.note(&[
-            Note::new(format!("exec_create: {command}")).with("execID", &name),
-            Note::new(format!("exec_start: {command}")).with("execID", &name),
-        ]);
+        for action in ["exec_create", "exec_start"] {
+            self.note(Note::new(format!("{action}: {command}")).with("execID", &name));
+        }
         Ok(())
     }
 
@@ -232,7 +231,7 @@ impl Supervisor {
             let note = Note::new("exec_die")
                 .with("execID", name)
                 .with("exitCode", exit.code);
-            self.note(&[note]);
+            self.note(note);
         }
     }
 

@@ -313,7 +313,7 @@ impl Supervisor {
                 is_foreground,
             },
         );
-        self.note(&[Note::new("attach")]);
+        self.note(Note::new("attach"));
         Ok(answer(kind::ATTACHED, &Attached { logged_until }))
     }
 
@@ -357,7 +357,7 @@ impl Supervisor {
         match is_end {
             // Written with the end that follows.
             true => self.notes.push(note),
-            false => self.note(&[note]),
+            false => self.note(note),
         }
         Ok(())
     }
