@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     if let Some(code) = completion::answer() {
         return code;
     }
-    let matches = match root().try_get_matches_from(&words) {
+    let matches = match definition(&words).try_get_matches_from(&words) {
         Ok(matches) => matches,
         Err(error) if error.kind() == ErrorKind::DisplayHelp => return help(&words, &error),
         Err(error) => return ExitCode::from(failure::report_usage(&error)),
@@ -71,9 +71,32 @@ fn chosen(matches: &ArgMatches) -> Option<(&'static Verb, &ArgMatches)> {
     Some((verb, inner))
 }
 
-/// The whole tree. A verb's own flags are only built when it is the one that was called: that
-/// keeps parsing off the time that `isle run` takes.
+/// What is needed to parse these words: the verb that comes first, or else everything. Building sixty
+/// commands takes as long as the system calls of a short verb.
+fn definition(words: &[OsString]) -> Command {
+    let first = words.get(1).and_then(|word| word.to_str());
+    match first.and_then(|name| VERBS.iter().find(|verb| verb.name == name)) {
+        Some(verb) => trunk().subcommand(verb.command()),
+        None => root(),
+    }
+}
+
+/// The whole tree. A verb's own flags are only built when it is the one that was called.
 pub(crate) fn root() -> Command {
+    trunk()
+        .about("Runs any image at the isolation you choose")
+        .arg_required_else_help(true)
+        .help_template(
+            "{about}\n\nUsage: {usage}{after-help}\n\nOptions:\n{options}\n\n\
+             `isle COMMAND --help` explains a command, with examples.\n",
+        )
+        .after_help(commands::overview())
+        .subcommands(VERBS.iter().map(Verb::command))
+        .subcommands(GROUPS.iter().map(commands::Group::command))
+}
+
+/// The program itself and its own options.
+fn trunk() -> Command {
     let root = Arg::new("root")
         .long("root")
         .value_name("DIR")
@@ -82,20 +105,11 @@ pub(crate) fn root() -> Command {
         .value_parser(value_parser!(PathBuf))
         .help("Where images and instances are kept (default /var/lib/isle)");
     Command::new("isle")
-        .about("Runs any image at the isolation you choose")
         .version(env!("CARGO_PKG_VERSION"))
         .arg(root)
         .subcommand_required(true)
-        .arg_required_else_help(true)
         .disable_help_subcommand(true)
         .subcommand_value_name("COMMAND")
-        .help_template(
-            "{about}\n\nUsage: {usage}{after-help}\n\nOptions:\n{options}\n\n\
-             `isle COMMAND --help` explains a command, with examples.\n",
-        )
-        .after_help(commands::overview())
-        .subcommands(VERBS.iter().map(Verb::command))
-        .subcommands(GROUPS.iter().map(commands::Group::command))
 }
 
 #[cfg(test)]
@@ -130,10 +144,15 @@ mod tests {
     }
 
     fn parse(words: &[&str]) -> Result<(), String> {
-        root()
-            .try_get_matches_from(words)
-            .map(drop)
-            .map_err(|error| error.to_string())
+        let whole = root().try_get_matches_from(words).map(drop);
+        let short: Vec<OsString> = words.iter().map(OsString::from).collect();
+        let short = definition(&short).try_get_matches_from(words).map(drop);
+        let text = |error: clap::Error| error.to_string();
+        assert_eq!(
+            whole.as_ref().map_err(ToString::to_string),
+            short.as_ref().map_err(ToString::to_string)
+        );
+        whole.map_err(text)
     }
 
     #[test]
