@@ -67,6 +67,10 @@ fn a_slip_is_answered_with_what_was_meant(world: &World) {
         .exits_with(125)
         .complains("--memory");
     world
+        .isle(["run", "--gpus", "all", &image])
+        .exits_with(125)
+        .complains("hint: make the device nodes available with --device");
+    world
         .isle(["create", "--name", "webserver", &image, "true"])
         .succeeds();
     world

@@ -161,6 +161,35 @@ fn code(error: &anyhow::Error, default_code: u8) -> u8 {
     error.chain().find_map(of_cause).unwrap_or(default_code)
 }
 
+/// Flags that users of Docker know and that this version does not have, and the way round each.
+const NOT_HERE: [(&str, &str); 17] = [
+    ("--expose", LATER_NETWORKS),
+    ("--network-alias", LATER_NETWORKS),
+    ("--net-alias", LATER_NETWORKS),
+    ("--ip", LATER_NETWORKS),
+    ("--ip6", LATER_NETWORKS),
+    ("--link", LATER_NETWORKS),
+    ("--mac-address", LATER_NETWORKS),
+    ("--gpus", "make the device nodes available with --device"),
+    ("--volumes-from", "name the volumes with -v"),
+    ("--volume-driver", "volumes have one driver, local"),
+    ("--runtime", "the wall is chosen with --isolation"),
+    (
+        "--attach",
+        "run attaches to output and errors, with -i to input; redirect what you do not want",
+    ),
+    ("--device-cgroup-rule", "name the device with --device"),
+    (
+        "--cgroup-parent",
+        "limit the instance itself, with --memory and --cpus",
+    ),
+    ("--cpu-period", "use --cpus"),
+    ("--cpu-quota", "use --cpus"),
+    ("--oom-kill-disable", "use --oom-score-adj"),
+];
+const LATER_NETWORKS: &str =
+    "it comes with networks in a later version; until then use --network host or none";
+
 /// A command line that clap refuses: in the same form as every other error.
 pub fn report_usage(error: &clap::Error) -> u8 {
     use clap::error::{ContextKind, ErrorKind};
@@ -199,12 +228,20 @@ pub fn report_usage(error: &clap::Error) -> u8 {
             continue;
         }
         match line.strip_prefix("tip: ") {
-            // The escape that clap offers beside a likely name is none for flags with a slip.
-            Some(tip) if tip.starts_with("to pass") && !hints.is_empty() => {}
+            // The escape that clap offers is none for a flag with a slip.
+            Some(tip) if tip.starts_with("to pass") => {}
             Some(tip) => hints.push(tip.to_owned()),
             None if !line.is_empty() => reason.push(line.strip_prefix("error: ").unwrap_or(line)),
             None => {}
         }
+    }
+    let unknown = context(ContextKind::InvalidArg).unwrap_or_default();
+    let unknown = unknown.split('=').next().unwrap_or_default();
+    if let Some((_, why)) = NOT_HERE.iter().find(|(flag, _)| *flag == unknown)
+        && error.kind() == ErrorKind::UnknownArgument
+    {
+        eprintln!("isle: {unknown} is not available in this version\nhint: {why}");
+        return ENGINE;
     }
     eprintln!("isle: {}", reason.join(" "));
     if error.kind() == ErrorKind::InvalidSubcommand
