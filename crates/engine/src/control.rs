@@ -122,14 +122,29 @@ impl Control {
         self.ask(&Request::Signal(signal), kind::DONE).map(drop)
     }
 
+    /// Asks to stop the instance, and does not wait for the answer.
+    pub(crate) fn begin_stop(
+        mut self,
+        signal: Option<Signal>,
+        timeout: Option<Duration>,
+    ) -> Result<Control, ControlError> {
+        self.send(&Request::Stop(Stop { signal, timeout }))?;
+        Ok(self)
+    }
+
     /// Stops the instance; returns once its state is written.
+    #[cfg(test)]
     pub(crate) fn stop(
-        &mut self,
+        self,
         signal: Option<Signal>,
         timeout: Option<Duration>,
     ) -> Result<(), ControlError> {
-        let stop = Stop { signal, timeout };
-        self.ask(&Request::Stop(stop), kind::DONE).map(drop)
+        self.begin_stop(signal, timeout)?.finish_stop()
+    }
+
+    /// Waits until the instance that was asked to stop has stopped and its state is written.
+    pub(crate) fn finish_stop(&mut self) -> Result<(), ControlError> {
+        self.answer(kind::DONE).map(drop)
     }
 
     /// Stops the instance and starts it again; returns once it runs.

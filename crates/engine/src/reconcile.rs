@@ -42,7 +42,7 @@ impl Engine {
         };
         match instance.state.status {
             Status::Created | Status::Exited => Ok(Some(instance)),
-            Status::Removing => self.finish_removal(instance),
+            Status::Removing => self.complete_removal(instance),
             Status::Running | Status::Paused | Status::Restarting => self.take_over(instance),
         }
     }
@@ -54,7 +54,7 @@ impl Engine {
         ))
     }
 
-    fn finish_removal(&self, instance: Instance) -> Result<Option<Instance>, EngineError> {
+    fn complete_removal(&self, instance: Instance) -> Result<Option<Instance>, EngineError> {
         let lock = InstanceLock::try_acquire(&self.paths, &instance.id).map_err(
             EngineError::io("lock", self.paths.instance_run(&instance.id)),
         )?;
@@ -137,7 +137,7 @@ impl Engine {
         let mut again = Vec::new();
         for instance in self.store().alive()? {
             if instance.state.status == Status::Removing {
-                self.finish_removal(instance)?;
+                self.complete_removal(instance)?;
                 continue;
             }
             let starts = match instance.config.restart {

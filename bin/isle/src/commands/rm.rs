@@ -2,6 +2,7 @@
 
 use isle_engine::EngineError;
 
+use crate::ahead::Ahead;
 use crate::context::Context;
 use crate::failure::Result;
 use crate::output;
@@ -27,17 +28,21 @@ pub struct Args {
 
 pub fn run(args: &Args, context: &Context) -> Result {
     let engine = context.engine()?;
+    let mut ahead = Ahead::new(&args.instances);
     output::each_silent(&args.instances, |name| {
-        let instance = match engine.find(name) {
-            Ok(instance) => instance,
+        let removal = ahead.next(|name| match engine.find(name) {
+            Ok(instance) => Ok(Some(engine.begin_removal(&instance.id, args.force)?)),
             // As in Docker, `rm -f` of what is not there is no failure.
             Err(error @ EngineError::NoSuchInstance { .. }) if args.force => {
                 eprintln!("isle: {error}");
-                return Ok(());
+                Ok(None)
             }
-            Err(error) => return Err(error.into()),
-        };
-        engine.remove(&instance.id, args.force, args.volumes)?;
-        output::line(name)
+            Err(error) => Err(error.into()),
+        })?;
+        if let Some(removal) = removal {
+            engine.finish_removal(removal, args.volumes)?;
+            output::line(name)?;
+        }
+        Ok(())
     })
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use isle_types::Signal;
 
+use crate::ahead::Ahead;
 use crate::context::Context;
 use crate::failure::Result;
 use crate::flags::time;
@@ -29,9 +30,12 @@ pub struct Args {
 
 pub fn run(args: &Args, context: &Context) -> Result {
     let engine = context.engine()?;
-    output::each(&args.instances, |name| {
-        let instance = engine.find(name)?;
-        engine.stop(&instance.id, args.signal, args.timeout)?;
-        Ok(())
+    let mut ahead = Ahead::new(&args.instances);
+    output::each(&args.instances, |_| {
+        let stopping = ahead.next(|name| {
+            let instance = engine.find(name)?;
+            Ok(engine.begin_stop(&instance.id, args.signal, args.timeout)?)
+        })?;
+        Ok(engine.finish_stop(stopping)?)
     })
 }

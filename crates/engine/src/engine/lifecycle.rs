@@ -20,6 +20,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long a verb waits for another one that works on the same instance.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// An instance that was asked to stop, see [`Engine::begin_stop`].
+#[derive(Debug)]
+pub struct Stopping {
+    id: InstanceId,
+    /// `None`: there was nothing to ask.
+    asked: Option<Result<Control, ControlError>>,
+}
+
 impl Engine {
     /// Starts an instance; with `attach`, connected before its first instruction, so that no
     /// output is missed. Returns when its process has been executed. One that runs stays as it is.
@@ -133,13 +141,42 @@ impl Engine {
         signal: Option<Signal>,
         timeout: Option<Duration>,
     ) -> Result<(), EngineError> {
+        self.finish_stop(self.begin_stop(id, signal, timeout)?)
+    }
+
+    /// The first half of [`Engine::stop`]: asks and does not wait, so that many instances stop at
+    /// the same time.
+    ///
+    /// # Errors
+    /// When the instance is not there.
+    pub fn begin_stop(
+        &self,
+        id: &InstanceId,
+        signal: Option<Signal>,
+        timeout: Option<Duration>,
+    ) -> Result<Stopping, EngineError> {
         let instance = self.current(id)?;
-        if !instance.state.status.is_supervised() {
+        let asked = match instance.state.status.is_supervised() {
+            false => None,
+            true => Some(
+                Control::connect(&self.paths, id)
+                    .and_then(|control| control.begin_stop(signal, timeout)),
+            ),
+        };
+        Ok(Stopping { id: *id, asked })
+    }
+
+    /// The second half of [`Engine::stop`]: waits until it has stopped.
+    ///
+    /// # Errors
+    /// When the supervisor could not be reached.
+    pub fn finish_stop(&self, stopping: Stopping) -> Result<(), EngineError> {
+        let Some(asked) = stopping.asked else {
             return Ok(());
-        }
-        match Control::connect(&self.paths, id).and_then(|mut c| c.stop(signal, timeout)) {
+        };
+        match asked.and_then(|mut control| control.finish_stop()) {
             Ok(()) => Ok(()),
-            Err(error) => match self.store().get(id)? {
+            Err(error) => match self.store().get(&stopping.id)? {
                 // It ended meanwhile, and may have been removed with `--rm`.
                 None => Ok(()),
                 Some(now) if !now.state.status.is_supervised() => Ok(()),

@@ -19,6 +19,8 @@ use isle_database::Database;
 use isle_types::InstanceId;
 
 pub use error::*;
+pub use lifecycle::Stopping;
+pub use removal::Removal;
 pub(crate) use removal::volume_names;
 pub use requests::*;
 

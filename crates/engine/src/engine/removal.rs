@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use isle_types::{InstanceId, Signal};
 
-use super::lifecycle::wrong_status;
+use super::lifecycle::{Stopping, wrong_status};
 use super::{Engine, EngineError};
 use crate::config::MountSource;
 use crate::state::{Instance, Status, StatusEvent};
@@ -16,19 +16,43 @@ use crate::{InstanceLock, backend, volume};
 /// How long a removal waits for a supervisor that is cleaning up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// An instance that is to be taken away, see [`Engine::begin_removal`].
+#[derive(Debug)]
+pub struct Removal {
+    id: InstanceId,
+    stopping: Stopping,
+}
+
 impl Engine {
     /// Takes an instance away; `force` kills it first; `volumes` takes its anonymous volumes too.
     ///
     /// # Errors
     /// When it runs and `force` is not given.
     pub fn remove(&self, id: &InstanceId, force: bool, volumes: bool) -> Result<(), EngineError> {
+        self.finish_removal(self.begin_removal(id, force)?, volumes)
+    }
+
+    /// The first half of [`Engine::remove`]: kills it, if that is to be, and does not wait, so that
+    /// many instances end at the same time.
+    ///
+    /// # Errors
+    /// When it runs and `force` is not given.
+    pub fn begin_removal(&self, id: &InstanceId, force: bool) -> Result<Removal, EngineError> {
         let instance = self.current(id)?;
-        if instance.state.status.is_supervised() {
-            if !force {
-                return Err(wrong_status("remove", &instance));
-            }
-            self.stop(id, Some(Signal::KILL), Some(Duration::ZERO))?;
+        if instance.state.status.is_supervised() && !force {
+            return Err(wrong_status("remove", &instance));
         }
+        let stopping = self.begin_stop(id, Some(Signal::KILL), Some(Duration::ZERO))?;
+        Ok(Removal { id: *id, stopping })
+    }
+
+    /// The second half of [`Engine::remove`]: waits for its end, and takes it away.
+    ///
+    /// # Errors
+    /// When it could not be killed, or something of it cannot be removed.
+    pub fn finish_removal(&self, removal: Removal, volumes: bool) -> Result<(), EngineError> {
+        let id = &removal.id;
+        self.finish_stop(removal.stopping)?;
         let lock = InstanceLock::acquire(&self.paths, id, PATIENCE)
             .map_err(EngineError::io("lock", self.paths.instance_run(id)))?;
         let Some(lock) = lock else {
