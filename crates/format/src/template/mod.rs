@@ -288,6 +288,16 @@ mod tests {
     }
 
     #[test]
+    fn nesting_has_an_end() {
+        let parentheses = format!("{{{{{}1{}}}}}", "(".repeat(100_000), ")".repeat(100_000));
+        let blocks = "{{if 1}}".repeat(100_000);
+        for template in [parentheses, blocks] {
+            let error = Template::parse(&template).unwrap_err();
+            assert!(error.to_string().contains("nested too deeply"));
+        }
+    }
+
+    #[test]
     fn a_field_that_is_not_there_is_an_error_that_names_those_that_are() {
         let template = Template::parse("{{.State.Exitcode}}").unwrap();
         let error = template.render(&instance()).unwrap_err().to_string();

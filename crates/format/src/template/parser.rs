@@ -66,10 +66,14 @@ enum Stop {
     Else(Vec<Token>, usize),
 }
 
+/// Deeper nesting is an attack on the stack, not a template.
+const MAX_DEPTH: usize = 100;
+
 struct Parser {
     pieces: std::vec::IntoIter<Piece>,
     variables: Vec<String>,
     range_depth: usize,
+    depth: usize,
 }
 
 pub fn parse(pieces: Vec<Piece>) -> Result<Vec<Node>, Fault> {
@@ -77,6 +81,7 @@ pub fn parse(pieces: Vec<Piece>) -> Result<Vec<Node>, Fault> {
         pieces: pieces.into_iter(),
         variables: vec![String::new()],
         range_depth: 0,
+        depth: 0,
     };
     match parser.nodes(0)? {
         (nodes, Stop::Exhausted, _) => Ok(nodes),
@@ -133,6 +138,7 @@ impl Parser {
     }
 
     fn control(&mut self, keyword: &str, tokens: Vec<Token>, offset: usize) -> Result<Node, Fault> {
+        self.enter(offset)?;
         let scope = self.variables.len();
         let is_range = keyword == "range";
         let pipeline = self.pipeline(tokens, offset, is_range)?;
@@ -146,11 +152,20 @@ impl Parser {
             Stop::Else(tokens, at) => self.otherwise(keyword, &tokens, at)?,
         };
         self.variables.truncate(scope);
+        self.depth -= 1;
         Ok(match keyword {
             "if" => Node::If(pipeline, body, otherwise),
             "with" => Node::With(pipeline, body, otherwise),
             _ => Node::Range(pipeline, body, otherwise),
         })
+    }
+
+    fn enter(&mut self, offset: usize) -> Result<(), Fault> {
+        self.depth += 1;
+        match self.depth > MAX_DEPTH {
+            true => Err(Fault::new(offset, "nested too deeply")),
+            false => Ok(()),
+        }
     }
 
     fn otherwise(
@@ -289,7 +304,9 @@ impl Parser {
             Word::Float(number) => Operand::Literal(Value::from(number)),
             Word::Text(text) => Operand::Literal(Value::String(text)),
             _ => {
+                self.enter(offset)?;
                 let commands = self.commands(words, true)?;
+                self.depth -= 1;
                 let pipeline = Pipeline {
                     variables: Vec::new(),
                     is_assignment: false,
