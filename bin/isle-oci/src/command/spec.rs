@@ -11,7 +11,7 @@ use crate::arguments::SpecVerb;
 pub(super) fn run(arguments: &SpecVerb) -> anyhow::Result<u8> {
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
     let config = json!({
-        "ociVersion": "1.2.0",
+        "ociVersion": "1.0.2",
         "process": {
             "terminal": true,
             "user": {"uid": 0, "gid": 0},
