@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         eprintln!("isle-oci: cannot execute itself from a read-only mount: {error}");
         return ExitCode::from(1);
     }
+    // it was executed by the number of a descriptor, which would be its name in ps(1)
+    let _ = rustix::thread::set_name(c"isle-oci");
     let arguments = arguments::Arguments::parse();
     let log = log::Log::new(&arguments.global);
     match command::run(arguments) {

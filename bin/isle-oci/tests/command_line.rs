@@ -1,5 +1,7 @@
 //! The command line as containerd, Podman and Docker use it.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

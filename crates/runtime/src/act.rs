@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -310,6 +310,30 @@ fn check_capabilities(wanted: u64) -> Result<(), LaunchError> {
     })
 }
 
+/// [`add_home`] for a further process: its root is that of the first one.
+fn add_home_of_container(steps: &mut [Step], init: BorrowedFd<'_>, uid: u32) {
+    let Some(pid) = pid_of(init).filter(|pid| *pid > 0) else {
+        return;
+    };
+    let root = rustix::fs::openat(
+        CWD,
+        format!("/proc/{pid}/root"),
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    if let Ok(root) = root {
+        add_home(steps, root.as_fd(), uid);
+    }
+}
+
+/// The pid of a process that a pidfd refers to, see the `Pid` line in pidfd_open(2), "fdinfo".
+fn pid_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    line.trim().parse().ok()
+}
+
 /// The conversation with a new process up to its readiness.
 struct Conversation<'a> {
     steps: &'a [Step],
@@ -396,6 +420,10 @@ impl Plan {
     ///
     /// # Errors
     /// [`LaunchError`]; nothing is left behind then.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "callers share it among threads of use"
+    )]
     pub fn create(
         self,
         rootfs: Rootfs,
@@ -460,7 +488,7 @@ impl Plan {
             },
             |fd, pid| match &self.seccomp_listener {
                 Some((path, metadata)) => {
-                    hooks::send_listener(path, metadata, fd, &self.state, pid)
+                    hooks::send_listener(path, metadata, &fd, &self.state, pid)
                         .map_err(LaunchError::prepare("send the seccomp listener"))
                 }
                 None => Ok(()),
@@ -657,6 +685,7 @@ pub fn exec_with(
         )
         .map_err(invalid)?,
     );
+    add_home_of_container(&mut steps, init, process.user().uid());
     // Nobody starts this process later: no byte is waited for.
     steps.retain(|step| !matches!(step, Step::AwaitStart { .. }));
 

@@ -136,7 +136,7 @@ fn feed_until_exit(
 pub(crate) fn send_listener(
     path: &Path,
     metadata: &str,
-    listener: OwnedFd,
+    listener: &OwnedFd,
     state: &HookState,
     pid: i32,
 ) -> io::Result<()> {
@@ -154,7 +154,7 @@ pub(crate) fn send_listener(
         None,
     )?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    send_descriptor(&socket, message.as_bytes(), &listener)
+    send_descriptor(&socket, message.as_bytes(), listener)
 }
 
 /// Sends bytes and one descriptor over a Unix socket, see unix(7), `SCM_RIGHTS`.

@@ -1,5 +1,7 @@
 //! Containers made for real, from a root file system with nothing but busybox.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 mod bundle;
 
 use std::os::fd::AsFd;
@@ -318,7 +320,7 @@ fn exec_enters_everything_and_its_exit_code_comes_back() {
     .unwrap();
     assert_eq!(output.ended, Ended::Code(7), "{output:?}");
     assert!(
-        output.stdout.starts_with("isle-test\nsleep\0100\0"),
+        output.stdout.starts_with("isle-test\nsleep\x00100\x00"),
         "{output:?}"
     );
     for kind in ["mnt", "pid", "net", "ipc", "uts", "cgroup"] {
@@ -326,6 +328,7 @@ fn exec_enters_everything_and_its_exit_code_comes_back() {
         let own = std::fs::read_link(format!("/proc/{}/ns/{kind}", child.pid)).unwrap();
         assert_eq!(output.stdout.trim_end(), own.to_str().unwrap());
     }
+    assert_eq!(run(&["sh", "-c", "echo $HOME"]).unwrap().stdout, "/\n");
     assert_eq!(run(&["nonesuch"]).unwrap_err().exit_code(), 127);
     assert_eq!(run(&["/etc"]).unwrap_err().exit_code(), 126);
     rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL).unwrap();

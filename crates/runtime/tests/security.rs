@@ -1,5 +1,7 @@
 //! What must never happen at this level; the names of cases are in the threat model.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 mod bundle;
 
 use std::os::fd::AsFd;
@@ -22,7 +24,7 @@ macro_rules! need_root {
 fn a_working_directory_behind_a_descriptor_is_refused() {
     need_root!();
     // several tests run at once: none of these numbers may lead anywhere
-    for number in (0..64).chain([100, 511, 1023]) {
+    for number in (0..40).chain([100, 511, 1023]) {
         for directory in ["/proc/self/fd", "/proc/1/fd", "/proc/thread-self/fd"] {
             let bundle = Bundle::new()
                 .set("/process/cwd", json!(format!("{directory}/{number}")))
@@ -48,7 +50,8 @@ fn exec_refuses_a_working_directory_behind_a_descriptor() {
         .start()
         .unwrap();
     let spec = bundle.spec();
-    for number in 0..1024 {
+    // with the low ones all that can be open here are tried
+    for number in (0..96).chain([127, 128, 255, 256, 511, 512, 1023]) {
         let mut process = spec.process().clone().unwrap();
         process.set_cwd(format!("/proc/self/fd/{number}").into());
         process.set_args(Some(vec!["true".to_owned()]));
@@ -73,20 +76,11 @@ fn only_the_standard_streams_are_open() {
     // a descriptor without close-on-exec, as a careless caller has it
     let careless = std::fs::File::open("/etc/hostname").unwrap();
     rustix::io::fcntl_setfd(&careless, rustix::io::FdFlags::empty()).unwrap();
+    // the shell's own test, which opens nothing; 10 and above are the shell's
     let output = Bundle::new()
-        .sh("echo /proc/self/fd/*; for f in /proc/$$/fd/*; do echo $f; done")
+        .sh("for n in 0 1 2 3 4 5 6 7 8 9; do test -L /proc/$$/fd/$n && echo $n; done")
         .run();
-    let last: Vec<&str> = output.stdout.lines().skip(1).collect();
-    // 10 and above are the shell's own
-    let low: Vec<&&str> = last
-        .iter()
-        .filter(|f| f.rsplit('/').next().unwrap().len() == 1)
-        .collect();
-    assert_eq!(
-        low,
-        [&"/proc/1/fd/0", &"/proc/1/fd/1", &"/proc/1/fd/2"],
-        "{output:?}"
-    );
+    assert_eq!(output.stdout, "0\n1\n2\n", "{output:?}");
 }
 
 #[test]
@@ -144,7 +138,9 @@ fn the_runtimes_own_file_cannot_be_written_through_proc() {
     std::fs::copy("/bin/busybox", &program).unwrap();
     let file = isle_runtime::own_binary::open_read_only(&program).unwrap();
     use std::os::fd::AsRawFd;
+    use std::os::unix::process::CommandExt;
     let mut child = std::process::Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        .arg0("busybox")
         .args(["sleep", "100"])
         .spawn()
         .unwrap();

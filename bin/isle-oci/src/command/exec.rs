@@ -128,7 +128,7 @@ fn sub_cgroup(container: &Container, asked: &str) -> anyhow::Result<Cgroup> {
         .with_context(|| format!("cannot open the control group {}", path.display()))
 }
 
-pub(super) fn run(root: &Path, arguments: Exec) -> anyhow::Result<u8> {
+pub(super) fn run(root: &Path, arguments: &Exec) -> anyhow::Result<u8> {
     let preserve_fds = create::preserved(arguments.preserve_fds)?;
     let id = &arguments.id;
     let container = Container::open(root, id)?;
@@ -153,7 +153,7 @@ pub(super) fn run(root: &Path, arguments: Exec) -> anyhow::Result<u8> {
             }
             process
         }
-        None => from_flags(&spec, &arguments)?,
+        None => from_flags(&spec, arguments)?,
     };
     let cgroup = match &arguments.cgroup {
         Some(asked) => Some(sub_cgroup(&container, asked)?),

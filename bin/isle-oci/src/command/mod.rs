@@ -37,12 +37,12 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<u8> {
         Verb::State { id } => state::run(root, &id),
         Verb::Kill(arguments) => kill::run(root, &arguments),
         Verb::Delete(arguments) => delete::run(root, &arguments),
-        Verb::Exec(arguments) => exec::run(root, arguments),
+        Verb::Exec(arguments) => exec::run(root, &arguments),
         Verb::Ps(arguments) => ps::run(root, &arguments),
         Verb::List(arguments) => list::run(root, &arguments),
         Verb::Pause { id } => pause::pause(root, &id),
         Verb::Resume { id } => pause::resume(root, &id),
-        Verb::Update(arguments) => update::run(root, arguments),
+        Verb::Update(arguments) => update::run(root, &arguments),
         Verb::Events(arguments) => events::run(root, &arguments),
         Verb::Spec(arguments) => spec::run(&arguments),
         Verb::Features => features::run(),
@@ -53,13 +53,11 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<u8> {
 
 /// The exit code for an error: 127 and 126 for a program that cannot be executed, else 1.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
-    match error
+    error
         .downcast_ref::<LaunchError>()
         .map(LaunchError::exit_code)
-    {
-        Some(code @ (126 | 127)) => code,
-        _ => 1,
-    }
+        .filter(|code| matches!(code, 126 | 127))
+        .unwrap_or(1)
 }
 
 /// What the caller may do about an error, if it is known.

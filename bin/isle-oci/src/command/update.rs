@@ -57,9 +57,9 @@ fn from_flags(arguments: &Update) -> anyhow::Result<LinuxResources> {
     Ok(resources)
 }
 
-pub(super) fn run(root: &Path, arguments: Update) -> anyhow::Result<u8> {
+pub(super) fn run(root: &Path, arguments: &Update) -> anyhow::Result<u8> {
     let resources = match &arguments.resources {
-        None => from_flags(&arguments)?,
+        None => from_flags(arguments)?,
         Some(path) => {
             let mut text = String::new();
             if path == Path::new("-") {

@@ -487,6 +487,10 @@ impl Plan {
     ///
     /// # Errors
     /// [`PlanError`] names the field and says what it may hold.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "it is used up: a plan is for one container"
+    )]
     pub fn new(spec: &Spec, options: Options) -> Result<Plan, PlanError> {
         refuse_foreign(spec)?;
         let namespaces = Namespaces::of(spec)?;

@@ -83,7 +83,7 @@ fn id_map(
 
 fn bind(
     mount: &Mount,
-    options: MountOptions,
+    options: &MountOptions,
     context: &Context<'_>,
     needs: &mut Needs,
 ) -> Result<Step, PlanError> {
@@ -105,7 +105,7 @@ fn bind(
             "it is for tmpfs only",
         ));
     }
-    let id_map = id_map(mount, &options, context)?;
+    let id_map = id_map(mount, options, context)?;
     let slot = needs.add(Need::Tree {
         path: context.bundle.join(source),
         recursive: options.recursive,
@@ -216,8 +216,8 @@ pub(super) fn mounts(
         }
         let kind = mount.typ().as_deref().unwrap_or("");
         steps.push(match kind {
-            _ if options.bind => bind(mount, options, context, needs)?,
-            "bind" => bind(mount, options, context, needs)?,
+            _ if options.bind => bind(mount, &options, context, needs)?,
+            "bind" => bind(mount, &options, context, needs)?,
             "" | "none" => {
                 return Err(PlanError::invalid(
                     "mounts.type",
@@ -233,14 +233,9 @@ pub(super) fn mounts(
         });
     }
     // A read-only /dev gets its nodes first.
-    let dev = spec
-        .mounts()
-        .iter()
-        .flatten()
-        .filter(|mount| {
-            inside("mounts.destination", mount.destination()).is_ok_and(|d| d.as_c_str() == c"dev")
-        })
-        .next_back();
+    let dev = spec.mounts().iter().flatten().rfind(|mount| {
+        inside("mounts.destination", mount.destination()).is_ok_and(|d| d.as_c_str() == c"dev")
+    });
     let is_bound = dev.is_some_and(|mount| {
         mount.typ().as_deref() == Some("bind")
             || mount

@@ -1,6 +1,7 @@
 //! Bundles for tests: a directory with busybox, and a specification like the one that Docker makes.
 
 #![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::fs::File;
 use std::io::{Read, Seek};

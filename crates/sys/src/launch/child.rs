@@ -389,10 +389,10 @@ impl<'a> Child<'a> {
                 recursive,
             } => mount_setattr(libc::AT_FDCWD, c"/", *recursive, attributes),
             Step::Streams(slots) => {
-                for (number, slot) in (0..).zip(slots) {
-                    place(self.slot(*slot)?, number)?;
-                }
-                Ok(())
+                let [stdin, stdout, stderr] = *slots;
+                place(self.slot(stdin)?, 0)?;
+                place(self.slot(stdout)?, 1)?;
+                place(self.slot(stderr)?, 2)
             }
             Step::OwnStreams(uid) => {
                 for fd in 0..3 {
@@ -677,6 +677,10 @@ impl<'a> Child<'a> {
             return Ok(fd);
         }
         let mut buffer = PathBuffer::new(path)?;
+        // Mostly only the last component is missing.
+        if let Some(fd) = self.ensure_last(&mut buffer, kind)? {
+            return Ok(fd);
+        }
         // A link whose target is missing is replaced by its target and tried again.
         for _ in 0..16 {
             if let Some(fd) = self.ensure_once(&mut buffer, kind)? {
@@ -684,6 +688,33 @@ impl<'a> Child<'a> {
             }
         }
         fail(Action::Create, libc::ELOOP)
+    }
+
+    /// Makes the last component in a directory that is there; `None`: it is not that simple.
+    fn ensure_last(&self, buffer: &mut PathBuffer, kind: Target) -> Outcome<Option<Fd>> {
+        let Some((from, to)) = buffer.last() else {
+            return Ok(None);
+        };
+        let after = buffer.end_at(to);
+        let parent = if from == 0 {
+            self.find(c".")?
+        } else {
+            let ended = buffer.end_at(from - 1);
+            let parent = self.find(buffer.as_c_str());
+            buffer.restore(from - 1, ended);
+            parent?
+        };
+        let made = match &parent {
+            Some(parent) => make(parent.0, buffer.pointer_at(from), kind).is_ok(),
+            None => false,
+        };
+        let found = if made {
+            self.find(buffer.as_c_str())?
+        } else {
+            None
+        };
+        buffer.restore(to, after);
+        Ok(found)
     }
 
     fn ensure_once(&self, buffer: &mut PathBuffer, kind: Target) -> Outcome<Option<Fd>> {
@@ -701,23 +732,8 @@ impl<'a> Child<'a> {
                 Ok(fd) => fd,
                 Err(failure) if failure.errno == libc::ENOENT => {
                     let name = buffer.pointer_at(from);
-                    let made = if is_last && kind == Target::File {
-                        call!(
-                            Action::Create,
-                            SYS_openat,
-                            parent.0,
-                            name,
-                            libc::O_CREAT
-                                | libc::O_EXCL
-                                | libc::O_NOFOLLOW
-                                | libc::O_CLOEXEC
-                                | libc::O_WRONLY,
-                            0o644
-                        )
-                        .map(|fd| drop(Fd(narrow(fd))))
-                    } else {
-                        call!(Action::Create, SYS_mkdirat, parent.0, name, 0o755).map(drop)
-                    };
+                    let kind = if is_last { kind } else { Target::Directory };
+                    let made = make(parent.0, name, kind);
                     match made {
                         Ok(()) => {}
                         Err(failure) if failure.errno == libc::EEXIST => {
@@ -757,25 +773,15 @@ impl<'a> Child<'a> {
 
     /// Opens the directory that holds the last component of a path, and points to that component.
     fn parent(&self, buffer: &mut PathBuffer) -> Outcome<(Fd, *const c_char)> {
-        let (mut from, mut to) = (0, 0);
-        loop {
-            let (next_from, next_to) = buffer.component(to);
-            if next_from == next_to {
-                break;
-            }
-            (from, to) = (next_from, next_to);
-        }
-        if from == to {
+        let Some((from, to)) = buffer.last() else {
             return fail(Action::Open, libc::EINVAL);
-        }
+        };
         buffer.end_at(to);
         let directory = if from == 0 {
             self.open(c".".as_ptr(), libc::O_PATH | libc::O_CLOEXEC)?
         } else {
             let ended = buffer.end_at(from - 1);
-            // SAFETY: the buffer is NUL-terminated and lives.
-            let path = unsafe { CStr::from_ptr(buffer.as_ptr()) };
-            let directory = self.ensure(path, Target::Directory)?;
+            let directory = self.ensure(buffer.as_c_str(), Target::Directory)?;
             buffer.restore(from - 1, ended);
             directory
         };
@@ -1163,6 +1169,22 @@ fn attach(tree: i32, target: i32) -> Outcome<()> {
         MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
     )
     .map(drop)
+}
+
+/// Makes an empty file or a directory.
+fn make(parent: i32, name: *const c_char, kind: Target) -> Outcome<()> {
+    match kind {
+        Target::Directory => call!(Action::Create, SYS_mkdirat, parent, name, 0o755).map(drop),
+        Target::File => call!(
+            Action::Create,
+            SYS_openat,
+            parent,
+            name,
+            libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_WRONLY,
+            0o644
+        )
+        .map(|fd| drop(Fd(narrow(fd)))),
+    }
 }
 
 fn mount_setattr(at: i32, path: &CStr, recursive: bool, attributes: &Attributes) -> Outcome<()> {
@@ -1669,6 +1691,22 @@ impl PathBuffer {
 
     fn as_ptr(&self) -> *const c_char {
         self.bytes.as_ptr().cast()
+    }
+
+    fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
+    }
+
+    /// Where the last component starts and ends.
+    fn last(&self) -> Option<(usize, usize)> {
+        let (mut from, mut to) = self.component(0);
+        loop {
+            let next = self.component(to);
+            if next.0 == next.1 {
+                return (from != to).then_some((from, to));
+            }
+            (from, to) = next;
+        }
     }
 
     fn pointer_at(&self, offset: usize) -> *const c_char {
