@@ -484,3 +484,51 @@ fn a_container_whose_maker_drops_it_ends() {
         rustix::process::WaitIdOptions::EXITED,
     );
 }
+
+#[test]
+fn ids_of_a_bind_mount_are_mapped() {
+    need_root!();
+    let bundle = Bundle::new();
+    let host = bundle.path().join("host");
+    std::fs::create_dir(&host).unwrap();
+    std::fs::write(host.join("file"), "x").unwrap();
+    std::os::unix::fs::chown(host.join("file"), Some(1000), Some(1000)).unwrap();
+    let map = json!([{"containerID": 1000, "hostID": 4000, "size": 1}, {"containerID": 0, "hostID": 0, "size": 1}]);
+    let bundle = bundle
+        .mount(json!({"destination": "/data", "type": "bind", "source": host, "options": ["rbind"], "uidMappings": map, "gidMappings": map}))
+        .sh("ls -n /data/file");
+    match bundle.try_run() {
+        Ok(output) => {
+            let words: Vec<&str> = output.stdout.split_whitespace().collect();
+            assert_eq!(words[2..4], ["4000", "4000"], "{output:?}");
+        }
+        Err(error) if chain(&error).contains("map the ids") => {
+            eprintln!(
+                "skipped: the file system of {} cannot map ids: {}",
+                bundle.path().display(),
+                chain(&error)
+            );
+        }
+        Err(error) => panic!("{}", chain(&error)),
+    }
+}
+
+#[test]
+fn a_seccomp_policy_of_the_specification_is_in_effect() {
+    need_root!();
+    for no_new_privileges in [false, true] {
+        let output = Bundle::new()
+            .set("/process/noNewPrivileges", json!(no_new_privileges))
+            .set("/linux/seccomp", json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}],
+            }))
+            .sh("busybox mkdir /x; grep Seccomp: /proc/self/status")
+            .run();
+        assert!(
+            output.stderr.contains("Function not implemented"),
+            "{output:?}"
+        );
+        assert_eq!(output.stdout, "Seccomp:\t2\n");
+    }
+}
