@@ -42,8 +42,8 @@ impl Engine {
         };
         match instance.state.status {
             Status::Created | Status::Exited => Ok(Some(instance)),
-            Status::Removing => self.complete_removal(instance),
-            Status::Running | Status::Paused | Status::Restarting => self.take_over(instance),
+            Status::Removing => self.complete_removal(&instance),
+            Status::Running | Status::Paused | Status::Restarting => self.take_over(&instance),
         }
     }
 
@@ -54,7 +54,7 @@ impl Engine {
         ))
     }
 
-    fn complete_removal(&self, instance: Instance) -> Result<Option<Instance>, EngineError> {
+    fn complete_removal(&self, instance: &Instance) -> Result<Option<Instance>, EngineError> {
         let lock = InstanceLock::try_acquire(&self.paths, &instance.id).map_err(
             EngineError::io("lock", self.paths.instance_run(&instance.id)),
         )?;
@@ -62,16 +62,16 @@ impl Engine {
             // Somebody else is at it.
             None => Ok(self.store().get(&instance.id)?),
             Some(lock) => {
-                self.remove_owned(&instance, lock, false)?;
+                self.remove_owned(instance, lock, false)?;
                 Ok(None)
             }
         }
     }
 
-    fn take_over(&self, instance: Instance) -> Result<Option<Instance>, EngineError> {
+    fn take_over(&self, instance: &Instance) -> Result<Option<Instance>, EngineError> {
         if launch::adopt(&self.paths, &instance.id).is_err() {
             // Without the program there is nobody to take it over; the truth can still be told.
-            return self.write_lost(&instance, &ExitReason::SupervisorLost);
+            return self.write_lost(instance, &ExitReason::SupervisorLost);
         }
         let deadline = Instant::now() + TAKE_OVER;
         loop {
@@ -137,7 +137,7 @@ impl Engine {
         let mut again = Vec::new();
         for instance in self.store().alive()? {
             if instance.state.status == Status::Removing {
-                self.complete_removal(instance)?;
+                self.complete_removal(&instance)?;
                 continue;
             }
             let starts = match instance.config.restart {

@@ -129,6 +129,10 @@ impl NewEvent {
 
     /// With one attribute more.
     #[must_use]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "numbers and names are given as they are"
+    )]
     pub fn with(mut self, key: &str, value: impl ToString) -> NewEvent {
         self.attributes.insert(key.to_owned(), value.to_string());
         self

@@ -46,6 +46,10 @@ impl Host {
 
 type Checked = Result<(), ConfigError>;
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "numbers and names are given as they are"
+)]
 fn refuse(
     field: &'static str,
     value: impl ToString,
