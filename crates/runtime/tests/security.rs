@@ -83,6 +83,25 @@ fn only_the_standard_streams_are_open() {
     assert_eq!(output.stdout, "0\n1\n2\n", "{output:?}");
 }
 
+/// As `runc spec` writes them; runc starts that too.
+#[test]
+fn what_is_not_inheritable_does_not_become_ambient() {
+    need_root!();
+    let set = ["CAP_KILL", "CAP_AUDIT_WRITE"];
+    let ambient = |inheritable: &[&str]| {
+        let output = Bundle::new()
+            .set(
+                "/process/capabilities",
+                json!({"bounding": set, "effective": set, "permitted": set, "ambient": set, "inheritable": inheritable}),
+            )
+            .sh("grep CapAmb /proc/self/status")
+            .run();
+        output.stdout
+    };
+    assert_eq!(ambient(&[]), "CapAmb:\t0000000000000000\n");
+    assert_eq!(ambient(&["CAP_KILL"]), "CapAmb:\t0000000000000020\n");
+}
+
 #[test]
 fn capabilities_are_exact_and_none_is_inherited() {
     need_root!();

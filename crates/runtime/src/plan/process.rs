@@ -441,28 +441,17 @@ pub(crate) fn last_steps(process: &Process, setting: Setting<'_>) -> Result<Vec<
     });
     let (effective, permitted) = (set(|all| all.effective()), set(|all| all.permitted()));
     let (inheritable, ambient) = (set(|all| all.inheritable()), set(|all| all.ambient()));
-    for (field, set, of, name) in [
-        (
+    if effective & !permitted != 0 {
+        return Err(PlanError::invalid(
             "process.capabilities.effective",
-            effective,
-            permitted,
-            "permitted",
-        ),
-        (
-            "process.capabilities.ambient",
-            ambient,
-            permitted & inheritable,
-            "permitted and inheritable",
-        ),
-    ] {
-        if set & !of != 0 {
-            return Err(PlanError::invalid(
-                field,
-                capabilities::names(set & !of),
-                format!("it is not among the {name} ones"),
-            ));
-        }
+            capabilities::names(effective & !permitted),
+            "it is not among the permitted ones",
+        ));
     }
+    // The kernel lets no other capability be ambient. `runc spec` writes them into every
+    // configuration all the same (it took the inheritable set out for CVE-2022-29162 and left this
+    // one), and runc starts such a container without them.
+    let ambient = ambient & permitted & inheritable;
     steps.push(Step::Capabilities {
         effective,
         permitted,
