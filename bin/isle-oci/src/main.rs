@@ -17,7 +17,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    if let Err(error) = isle_runtime::own_binary::execute_read_only() {
+    // Without privileges nothing that this protects from can be done: see `command::need_root`.
+    if rustix::process::geteuid().is_root()
+        && let Err(error) = isle_runtime::own_binary::execute_read_only()
+    {
         eprintln!("isle-oci: cannot execute itself from a read-only mount: {error}");
         return ExitCode::from(1);
     }

@@ -471,3 +471,35 @@ fn what_it_says_about_itself_is_json() {
             .contains(&json!("rro"))
     );
 }
+
+#[test]
+fn without_root_it_says_what_it_cannot_do_and_does_the_rest() {
+    need_root!();
+    use std::os::unix::process::CommandExt;
+    let directory = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tempdir()
+        .unwrap();
+    let program = directory.path().join("isle-oci");
+    assert!(
+        Command::new("cp")
+            .arg(ISLE)
+            .arg(&program)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let run = |args: &[&str]| {
+        Command::new(&program)
+            .args(args)
+            .uid(65534)
+            .gid(65534)
+            .output()
+            .unwrap()
+    };
+    assert!(run(&["features"]).status.success());
+    let output = run(&["run", "a"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("needs root"), "{text}");
+}

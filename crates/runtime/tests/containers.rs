@@ -532,3 +532,25 @@ fn a_seccomp_policy_of_the_specification_is_in_effect() {
         assert_eq!(output.stdout, "Seccomp:\t2\n");
     }
 }
+
+#[test]
+fn without_pivot_root_the_container_is_the_same() {
+    need_root!();
+    for hooks in [
+        json!({}),
+        json!({"createContainer": [{"path": "/bin/true"}]}),
+    ] {
+        let bundle = Bundle::new().set("/hooks", hooks).sh("ls /; hostname");
+        let with = bundle.run();
+        let mut options = bundle.options();
+        options.no_pivot = true;
+        let streams = Streams::new();
+        let child = isle_runtime::Plan::new(&bundle.spec(), options)
+            .unwrap()
+            .create(bundle.rootfs(), None, streams.stdio())
+            .and_then(isle_runtime::Created::start)
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let without = streams.output(&child);
+        assert_eq!(with.stdout, without.stdout, "{without:?}");
+    }
+}

@@ -127,6 +127,7 @@ pub(super) fn make(
     is_foreground: bool,
     with_socket: bool,
 ) -> anyhow::Result<Making> {
+    super::need_root()?;
     let preserve_fds = preserved(arguments.preserve_fds)?;
     crate::state::check_id(&arguments.id)?;
     let bundle = fs::canonicalize(&arguments.bundle)

@@ -129,6 +129,7 @@ fn sub_cgroup(container: &Container, asked: &str) -> anyhow::Result<Cgroup> {
 }
 
 pub(super) fn run(root: &Path, arguments: &Exec) -> anyhow::Result<u8> {
+    super::need_root()?;
     let preserve_fds = create::preserved(arguments.preserve_fds)?;
     let id = &arguments.id;
     let container = Container::open(root, id)?;

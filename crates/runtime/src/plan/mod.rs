@@ -603,6 +603,7 @@ impl Plan {
                 )
             })?
         };
+        let is_over_root = at.as_c_str() == c"/";
         setup.push(Step::Propagate(mount::PRIVATE));
         setup.push(Step::AttachRoot { tree: root, at });
         let context = Context {
@@ -639,7 +640,7 @@ impl Plan {
         }
         finish.extend(mounts::hidden(spec)?);
         finish.push(if options.no_pivot {
-            Step::MoveRoot
+            Step::MoveRoot { is_over_root }
         } else {
             Step::PivotRoot
         });

@@ -370,17 +370,19 @@ impl<'a> Child<'a> {
                 )?;
                 call!(Action::Call, SYS_chdir, c"/".as_ptr()).map(drop)
             }
-            Step::MoveRoot => {
+            Step::MoveRoot { is_over_root } => {
                 call!(Action::Call, SYS_fchdir, self.root)?;
-                call!(
-                    Action::Attach,
-                    SYS_mount,
-                    c".".as_ptr(),
-                    c"/".as_ptr(),
-                    std::ptr::null::<c_char>(),
-                    libc::MS_MOVE,
-                    std::ptr::null::<c_char>()
-                )?;
+                if !is_over_root {
+                    call!(
+                        Action::Attach,
+                        SYS_mount,
+                        c".".as_ptr(),
+                        c"/".as_ptr(),
+                        std::ptr::null::<c_char>(),
+                        libc::MS_MOVE,
+                        std::ptr::null::<c_char>()
+                    )?;
+                }
                 call!(Action::Call, SYS_chroot, c".".as_ptr())?;
                 call!(Action::Call, SYS_chdir, c"/".as_ptr()).map(drop)
             }

@@ -221,8 +221,12 @@ pub enum Step {
     },
     /// Takes the root as the root of the mount namespace.
     PivotRoot,
-    /// Moves the root over `/` and changes the root directory: for hosts that run from an initramfs.
-    MoveRoot,
+    /// Changes the root directory, without pivot_root(2): for hosts that run from an initramfs. The
+    /// old root stays mounted below.
+    MoveRoot {
+        /// Whether the root is attached over `/` already; else it is moved there.
+        is_over_root: bool,
+    },
     /// Sets attributes of the mount at `/`.
     RootAttributes {
         /// Which.
@@ -468,7 +472,7 @@ impl fmt::Display for Step {
             }
             Step::Terminal { .. } => f.write_str("open a terminal"),
             Step::PivotRoot => f.write_str("change the root of the mount namespace"),
-            Step::MoveRoot => f.write_str("move the root file system to /"),
+            Step::MoveRoot { .. } => f.write_str("move the root file system to /"),
             Step::RootAttributes { .. } => f.write_str("set the attributes of the root mount"),
             Step::Streams(_) => f.write_str("set the standard streams"),
             Step::OwnStreams(uid) => write!(f, "give the standard streams to user {uid}"),
