@@ -581,3 +581,81 @@ fn a_tree_of_any_depth_is_removed_again() {
     cage.unpack(&Tar::default().file("d", b"x").end()).unwrap();
     assert!(fs::metadata(cage.layer().join("d")).unwrap().is_file());
 }
+
+/// An archive with something of everything, to be damaged.
+fn rich() -> Vec<u8> {
+    let long = "n".repeat(180);
+    let mut old_sparse = Header::new("old-sparse", b'S');
+    old_sparse.size = 512;
+    let mut block = old_sparse.bytes();
+    block[257..265].copy_from_slice(b"ustar  \0");
+    block[386..398].copy_from_slice(b"00000001000\0");
+    block[398..410].copy_from_slice(b"00000001000\0");
+    block[483..495].copy_from_slice(b"00000004000\0");
+    block[148..156].fill(b' ');
+    let sum: u64 = block.iter().map(|byte| u64::from(*byte)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut sparse = Header::new("sparse", b'0');
+    sparse.size = 1024;
+    Tar::default()
+        .directory("d/")
+        .file("d/f", b"content")
+        .symlink("l", "d")
+        .hard_link("h", "d/f")
+        .file("d/.wh.gone", b"")
+        .with(|h| h.size = 180, "././@LongLink", b'L')
+        .padded(long.as_bytes())
+        .file("short", b"x")
+        .raw(&block)
+        .padded(&[7; 512])
+        .pax(&[
+            ("GNU.sparse.major", b"1"),
+            ("GNU.sparse.realsize", b"4096"),
+            ("mtime", b"-5.25"),
+            ("SCHILY.xattr.user.a", b"b"),
+        ])
+        .entry(&sparse)
+        .padded(b"1\n512\n512\n")
+        .padded(&[9; 512])
+        .end()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+    #[test]
+    fn no_damage_makes_the_reader_panic_or_leave_the_root(
+        changes in proptest::collection::vec((0_usize..8000, 0_u8..=255), 1..12),
+        repair in proptest::bool::ANY,
+    ) {
+        let mut archive = rich();
+        for (at, byte) in changes {
+            let at = at % archive.len();
+            archive[at] = byte;
+        }
+        if repair {
+            // Headers that are wrong and have the right checksum get further.
+            for block in archive.chunks_exact_mut(512) {
+                if &block[257..262] == b"ustar" {
+                    block[148..156].fill(b' ');
+                    let sum: u64 = block.iter().map(|byte| u64::from(*byte)).sum();
+                    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+                }
+            }
+        }
+        let limits = Limits { layer_bytes: 1 << 24, ..Limits::default() };
+        let _ = Cage::new().unpack_with(&archive, limits);
+    }
+}
+
+#[test]
+fn the_archive_that_is_damaged_was_whole() {
+    if skipped("root", is_root()) {
+        return;
+    }
+    let cage = Cage::new();
+    cage.unpack(&rich()).unwrap();
+    let tree = tree(&cage.layer());
+    assert!(tree["old-sparse"].starts_with("file of 2048"), "{tree:?}");
+    assert!(tree["sparse"].starts_with("file of 4096"), "{tree:?}");
+    assert!(tree.contains_key(&"n".repeat(180)));
+}
