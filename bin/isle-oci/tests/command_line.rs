@@ -86,6 +86,11 @@ impl Host {
     }
 
     fn isle(&self, args: &[&str]) -> Output {
+        let manager = if self.config["linux"]["cgroupsPath"].is_string() {
+            "--cgroup-manager=cgroupfs"
+        } else {
+            "--cgroup-manager=disabled"
+        };
         // files, not pipes: a container that goes on would keep a pipe open
         let (out, err) = (
             tempfile::NamedTempFile::new().unwrap(),
@@ -94,7 +99,7 @@ impl Host {
         let status = Command::new(ISLE)
             .arg("--root")
             .arg(self.state_root())
-            .arg("--cgroup-manager=disabled")
+            .arg(manager)
             .args(args)
             .stdin(Stdio::null())
             .stdout(File::create(out.path()).unwrap())
@@ -502,4 +507,50 @@ fn without_root_it_says_what_it_cannot_do_and_does_the_rest() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("needs root"), "{text}");
+}
+
+#[test]
+fn a_control_group_limits_counts_freezes_and_goes() {
+    need_root!();
+    let mut host = Host::new();
+    let name = format!("isle-oci-test-{}", std::process::id());
+    host.config["linux"]["cgroupsPath"] = json!(format!("/{name}"));
+    let host = host.args(&["sleep", "100"]);
+    let output = host.isle(&["create", "--bundle", host.path(), "a"]);
+    if output.stderr.contains("control group") {
+        eprintln!("skipped: {}", output.stderr);
+        return;
+    }
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    assert_eq!(host.isle(&["start", "a"]).code, Some(0));
+    let state: Value = serde_json::from_str(&host.isle(&["state", "a"]).stdout).unwrap();
+    let ps = host.isle(&["ps", "--format", "json", "a"]);
+    assert_eq!(
+        ps.stdout.trim(),
+        format!("[{}]", state["pid"]),
+        "{}",
+        ps.stderr
+    );
+    assert_eq!(host.isle(&["pause", "a"]).code, Some(0));
+    assert_eq!(host.status("a"), "paused");
+    let exec = host.isle(&["exec", "a", "true"]);
+    assert!(exec.stderr.contains("it is paused"), "{}", exec.stderr);
+    assert_eq!(host.isle(&["resume", "a"]).code, Some(0));
+    assert_eq!(host.status("a"), "running");
+    let update = host.isle(&["update", "--pids-limit", "1", "a"]);
+    assert_eq!(update.code, Some(0), "{}", update.stderr);
+    let exec = host.isle(&["exec", "a", "true"]);
+    assert_ne!(exec.code, Some(0), "the limit of processes is in effect");
+    let events = host.isle(&["events", "--stats", "a"]);
+    let events: Value = serde_json::from_str(&events.stdout).unwrap();
+    assert_eq!(events["data"]["pids"]["current"], 1);
+    assert_eq!(host.isle(&["kill", "--all", "a", "KILL"]).code, Some(0));
+    host.wait_for("a", "stopped");
+    assert_eq!(host.isle(&["delete", "a"]).code, Some(0));
+    let left: Vec<_> = fs::read_dir("/sys/fs/cgroup")
+        .unwrap()
+        .map(|hierarchy| hierarchy.unwrap().path().join(&name))
+        .filter(|path| path.exists())
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }
