@@ -13,7 +13,7 @@ use crate::session::{Attachment, ExecSession, WindowSize};
 use crate::state::{Exit, ExitReason, Instance, Status};
 use crate::store::NewEvent;
 use crate::validate::{self, Host};
-use crate::{InstanceLock, launch, log};
+use crate::{InstanceLock, backend, launch, log};
 
 /// From look to look, where there is nobody to wait for.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -52,6 +52,9 @@ impl Engine {
         match launch::start(&self.paths, id, attach, window) {
             Ok(attachment) => Ok(attachment),
             Err(error) => {
+                if matches!(error, ControlError::HungUp) {
+                    self.end_what_nobody_knows(id);
+                }
                 let instance = self.get(id);
                 match (error.cause(), instance) {
                     // Somebody else was faster.
@@ -66,6 +69,21 @@ impl Engine {
                     (_, Err(other)) => Err(other),
                 }
             }
+        }
+    }
+
+    /// A supervisor that was killed between the start of the process and the row that tells of it
+    /// leaves processes that no row knows. The start has failed, so they must not run.
+    fn end_what_nobody_knows(&self, id: &InstanceId) {
+        // Whoever holds the lock meanwhile cleans up by itself, as the next start does if this
+        // fails.
+        let Ok(Some(_lock)) = InstanceLock::try_acquire(&self.paths, id) else {
+            return;
+        };
+        if let Ok(instance) = self.get(id)
+            && !instance.state.status.is_supervised()
+        {
+            let _ = backend::clean_up(&instance);
         }
     }
 
