@@ -150,6 +150,7 @@ impl Engine {
                 again.push(lost.id);
             }
         }
+        self.collect_leftovers()?;
         for id in again {
             // One that cannot be started says so in its own row, and hinders no other.
             let _ = self.start(&id, None, None);

@@ -260,12 +260,20 @@ fn mounts(mounts: &[Mount]) -> Checked {
         }
         match &mount.source {
             MountSource::Bind {
-                path, propagation, ..
+                path,
+                create_source,
+                propagation,
+                ..
             } => {
                 if !path.is_absolute() {
                     let reason = "the path on the host must be absolute";
                     let hint = Some("for a volume's name use letters, digits, _ . and - only");
                     return Err(refuse(field, path.display(), reason, hint));
+                }
+                if !create_source && std::fs::symlink_metadata(path).is_err() {
+                    let reason = "there is no such file or directory on the host";
+                    let hint = Some("make it first, or use -v, which makes a missing directory");
+                    return Err(refuse("--mount", path.display(), reason, hint));
                 }
                 if let Some(propagation) = propagation
                     && !PROPAGATIONS.contains(&propagation.as_str())

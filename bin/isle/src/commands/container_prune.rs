@@ -55,6 +55,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
             Err(error) => code = code.max(report(&error.into(), 1)),
         }
     }
+    engine.collect_leftovers()?;
     let mut text = String::new();
     if !removed.is_empty() {
         text.push_str(&format!("Deleted Containers:\n{}\n\n", removed.join("\n")));

@@ -210,3 +210,32 @@ fn a_folder_that_is_swapped_for_a_link_leads_nowhere() {
         "of the host"
     );
 }
+
+#[test]
+fn folders_without_an_instance_are_collected_and_others_are_not() {
+    let Some(place) = place() else { return };
+    let Place { engine, id, .. } = &place;
+    let orphan = InstanceId::from_bytes([9; 32]);
+    for id in [id, &orphan] {
+        fs::create_dir_all(engine.paths.instance(id).join("upper")).unwrap();
+    }
+    assert_eq!(engine.collect_leftovers().unwrap(), 1);
+    assert!(engine.paths.instance(id).exists());
+    assert!(!engine.paths.instance(&orphan).exists());
+}
+
+#[test]
+fn after_a_restart_of_the_host_nothing_says_that_it_runs() {
+    let Some(place) = place() else { return };
+    let Place { engine, id, .. } = &place;
+    let mut instance = engine.get(id).unwrap();
+    instance.state.status = Status::Running;
+    instance.state.pid = Some(1);
+    engine.store().set_state(id, &instance.state, &[]).unwrap();
+    engine.store().set_boot_id("another boot").unwrap();
+    let engine = Engine::open(engine.paths.clone()).unwrap();
+    let state = engine.get(id).unwrap().state;
+    assert_eq!((state.status, state.pid), (Status::Exited, None));
+    let reason = state.exit.unwrap().reason;
+    assert_eq!(reason, crate::state::ExitReason::HostRebooted);
+}
