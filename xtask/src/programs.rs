@@ -50,7 +50,10 @@ pub fn cargo(verb: &str, profile: Profile) -> Result<Command> {
     let mut cargo = Command::new(place::cargo());
     cargo
         .current_dir(place::checkout())
-        .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static")
+        .env(
+            "RUSTFLAGS",
+            "-C target-feature=+crt-static -C relocation-model=static",
+        )
         .args([verb, "--locked", "--target", &host_target()?]);
     if profile == Profile::Release {
         cargo.arg("--release");
