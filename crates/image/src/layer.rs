@@ -378,8 +378,7 @@ impl LayerWriter {
             Some(unpacking) => unpacking,
             None => self.start_unpacking()?,
         };
-        let fresh = unpacking.pipe.buffer();
-        let full = std::mem::replace(&mut self.pending, fresh);
+        let full = std::mem::take(&mut self.pending);
         let sent = unpacking.pipe.send(full);
         self.unpacking = Some(unpacking);
         match sent {
@@ -561,6 +560,9 @@ impl Write for LayerWriter {
         failpoint::hit("write-blob")?;
         self.file.write_all(bytes)?;
         self.note(bytes).map_err(io::Error::other)?;
+        if self.pending.capacity() == 0 {
+            self.pending = self.buffer();
+        }
         self.pending.extend_from_slice(bytes);
         if self.pending.len() >= BUFFER / 2 {
             self.send().map_err(io::Error::other)?;
