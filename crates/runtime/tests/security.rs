@@ -207,9 +207,13 @@ fn links_of_the_image_do_not_lead_mounts_astray() {
     ];
     for (name, change) in cases {
         let bundle = Bundle::new().sh("echo ran").prepared(|root| change(root));
-        // Refused, or mounted inside: never on the host.
-        if let Ok(output) = bundle.try_run() {
-            assert_eq!(output.ended, Ended::Code(0), "{name}: {output:?}");
+        // Refused, or mounted inside: never on the host. What is masked by path stays in its place.
+        match bundle.try_run() {
+            Ok(output) => {
+                assert_eq!(output.ended, Ended::Code(0), "{name}: {output:?}");
+                assert!(name.starts_with("dev"), "{name}: {output:?}");
+            }
+            Err(error) => assert_eq!(error.exit_code(), 125, "{name}: {}", chain(&error)),
         }
         assert_eq!(
             std::fs::read_dir(canary.path()).unwrap().count(),

@@ -824,7 +824,18 @@ impl<'a> Child<'a> {
         if !recursive_attributes.is_empty() {
             mount_setattr(tree, c"", true, recursive_attributes)?;
         }
-        let to = self.ensure(target, kind)?;
+        let mut to = self.ensure(target, kind)?;
+        if let MountSource::New { filesystem, .. } = source
+            && (filesystem.as_c_str() == c"proc" || filesystem.as_c_str() == c"sysfs")
+        {
+            // What is masked in them is masked by path: an image must not lead them elsewhere.
+            let how = OpenHow {
+                flags: flag(libc::O_PATH | libc::O_CLOEXEC),
+                mode: 0,
+                resolve: RESOLVE | libc::RESOLVE_NO_SYMLINKS,
+            };
+            to = openat2(Action::Verify, self.root, target.as_ptr(), &how)?;
+        }
         if copy_up {
             let from = self.open(
                 target.as_ptr(),
