@@ -1,6 +1,7 @@
 //! P6 and P8: many containers at once.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -16,7 +17,7 @@ pub fn supervisor_memory(engines: &Engines, settings: &Settings) -> Result<()> {
     const CONTAINERS: usize = 20;
     println!(
         "\n### P8: memory of the supervisor, a container\n\n\
-         PSS of all processes of the supervisor's name after {CONTAINERS} idle containers were started, divided by \
+         PSS of all processes of the supervisor's name 3 s after {CONTAINERS} idle containers were started, divided by \
          their number (/proc/<pid>/smaps_rollup). Docker's daemons come on top.\n"
     );
     println!("| column | supervisor | processes | PSS a container |");
@@ -24,7 +25,6 @@ pub fn supervisor_memory(engines: &Engines, settings: &Settings) -> Result<()> {
     let mut csv = String::from("column,containers,processes,pss_kb\n");
     for engine in engines.list(settings) {
         let names: Vec<String> = (0..CONTAINERS).map(|number| format!("m{number}")).collect();
-        let before = supervisors(engine).len();
         for name in &names {
             engines.quietly(
                 engine,
@@ -41,9 +41,11 @@ pub fn supervisor_memory(engines: &Engines, settings: &Settings) -> Result<()> {
                 ],
             )?;
         }
-        let pids = supervisors(engine);
+        // A supervisor gives back what it needed for the start once it is calm.
+        std::thread::sleep(Duration::from_secs(3));
+        let pids = supervisors(engine, engines.folder());
         let pss: u64 = pids.iter().map(|pid| pss_kb(*pid)).sum();
-        let processes = pids.len() - before;
+        let processes = pids.len();
         println!(
             "| {} | {} | {processes} | {:.2} MB |",
             engine.name(),
@@ -62,16 +64,22 @@ pub fn supervisor_memory(engines: &Engines, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-fn supervisors(engine: Engine) -> Vec<u32> {
+/// Those whose arguments name our folder: others may run on the same host.
+fn supervisors(engine: Engine, folder: &Path) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
+    let read = |pid: u32, name: &str| {
+        let bytes = fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let folder = folder.to_string_lossy();
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|pid| {
-            fs::read_to_string(format!("/proc/{pid}/comm"))
-                .is_ok_and(|name| name.trim().starts_with(engine.supervisor()))
+            read(*pid, "comm").starts_with(engine.supervisor())
+                && read(*pid, "cmdline").contains(&*folder)
         })
         .collect()
 }
