@@ -394,6 +394,9 @@ impl<'a> Conversation<'a> {
                     // the first process ends by itself
                     let _ = self.guard.0.replace(pidfd);
                     reap(&first).map_err(LaunchError::prepare("reap the first process"))?;
+                    self.launched
+                        .go_on()
+                        .map_err(LaunchError::prepare("reach the new process"))?;
                 }
                 Event::Ready => return Ok(()),
                 Event::Failed(failure) => return Err(LaunchError::step(self.steps, failure)),

@@ -647,7 +647,8 @@ impl<'a> Child<'a> {
         // in this interpreter, whose memory is its own copy.
         let pid = check(Action::Call, unsafe { clone3(&arguments) })?;
         if pid == 0 {
-            return Ok(());
+            // Nothing is said before the parent knows of this process, or it would not be reaped.
+            return self.listen();
         }
         let mut message = Message::new(Kind::Split);
         message.value = pid;

@@ -99,7 +99,8 @@ pub enum Event {
     Terminal(OwnedFd),
     /// The listener of [`Step::Seccomp`].
     Listener(OwnedFd),
-    /// It goes on as this other child of the caller, see [`Step::Split`]; the first one ends.
+    /// It goes on as this other child of the caller, see [`Step::Split`], after
+    /// [`Launched::go_on`]; the first one ends.
     Split {
         /// The new pid.
         pid: i32,
