@@ -42,6 +42,9 @@ pub fn host_target() -> Result<String> {
         .context("`rustc -vV` names no host")
 }
 
+/// Linked against nothing at run time, at a fixed address.
+const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
+
 /// `cargo <verb>` with the flags of a static build at a fixed address: without relocations to apply
 /// the start of a program touches half the pages (298 page faults of `isle-oci --version`, which
 /// executes itself twice, became 135), and those of a supervisor stay shared. `--target` is what keeps those flags away from
@@ -50,10 +53,9 @@ pub fn cargo(verb: &str, profile: Profile) -> Result<Command> {
     let mut cargo = Command::new(place::cargo());
     cargo
         .current_dir(place::checkout())
-        .env(
-            "RUSTFLAGS",
-            "-C target-feature=+crt-static -C relocation-model=static",
-        )
+        .env("RUSTFLAGS", STATIC)
+        // Examples in the documentation are linked with the same objects.
+        .env("RUSTDOCFLAGS", STATIC)
         .args([verb, "--locked", "--target", &host_target()?]);
     if profile == Profile::Release {
         cargo.arg("--release");

@@ -44,11 +44,10 @@ fn supervise(program: &OsString, arguments: Vec<OsString>) -> io::Result<ExitCod
     let kept = [4, 5, 7, 8, 9, 11, 19, 31, 32, 33];
     let signals: Vec<i32> = (1..=64).filter(|signal| !kept.contains(signal)).collect();
     let signals = isle_sys::signals::divert(&signals)?;
-    // The standard library gives the program an empty signal mask.
-    let child = Command::new(program)
-        .arg0(program)
-        .args(arguments)
-        .spawn()?;
+    let mut command = Command::new(program);
+    command.arg0(program).args(arguments);
+    // Else it would inherit what is diverted here, and hear no signal.
+    let child = isle_sys::signals::release_in(&mut command).spawn()?;
     let child = Pid::from_child(&child);
     let mut signals = std::fs::File::from(signals);
     loop {

@@ -39,3 +39,23 @@ pub fn divert(signals: &[i32]) -> io::Result<OwnedFd> {
     // SAFETY: signalfd has just made this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// Lets a program that is about to be started receive every signal again: a child inherits the signals that
+/// [`divert`] holds back, and keeps them blocked through execve(2).
+pub fn release_in(command: &mut std::process::Command) -> &mut std::process::Command {
+    use std::os::unix::process::CommandExt as _;
+    let release = || {
+        let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigemptyset(3) fills the whole set, which is only read after that.
+        unsafe {
+            libc::sigemptyset(none.as_mut_ptr());
+            if libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and execve; it calls only sigemptyset(3) and sigprocmask(2), which
+    // signal-safety(7) allows there, and allocates nothing.
+    unsafe { command.pre_exec(release) }
+}

@@ -62,7 +62,24 @@ fn shown(spec: &Spec) -> String {
     if let Some(seccomp) = value["linux"].get_mut("seccomp") {
         *seccomp = Value::from(format!("default {}", seccomp["defaultAction"]));
     }
-    serde_json::to_string_pretty(&value).unwrap() + "\n"
+    serde_json::to_string_pretty(&by_name(value)).unwrap() + "\n"
+}
+
+/// Keys in the order of their names. serde_json sorts them itself, unless another crate of the same build has
+/// asked it to keep their order: `cargo test --workspace` and `cargo test -p isle-engine` differ there.
+fn by_name(value: Value) -> Value {
+    match value {
+        Value::Object(object) => {
+            let mut entries: Vec<(String, Value)> = object.into_iter().collect();
+            entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+            entries
+                .into_iter()
+                .map(|(key, value)| (key, by_name(value)))
+                .collect()
+        }
+        Value::Array(list) => list.into_iter().map(by_name).collect(),
+        other => other,
+    }
 }
 
 #[track_caller]
