@@ -334,14 +334,29 @@ fn append(
         .map_err(SaveError::Write)
 }
 
+/// Keys in the order of their names. serde_json sorts them itself, unless another crate of the same program
+/// asks it to keep the order in which they came: that of a `HashMap` is another each time.
+fn by_name(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Object(object) => {
+            let sorted: BTreeMap<String, Value> = object.into_iter().collect();
+            let entries = sorted.into_iter();
+            entries.map(|(key, value)| (key, by_name(value))).collect()
+        }
+        Value::Array(list) => list.into_iter().map(by_name).collect(),
+        other => other,
+    }
+}
+
 fn append_json(
     archive: &mut tar::Builder<&mut dyn Write>,
     name: &str,
     document: &impl Serialize,
 ) -> Result<(), SaveError> {
-    // Through a value, whose maps are sorted: the same images give the same bytes.
+    // The same images give the same bytes.
     let bytes = serde_json::to_value(document)
-        .and_then(|value| serde_json::to_vec(&value))
+        .and_then(|value| serde_json::to_vec(&by_name(value)))
         .map_err(|error| SaveError::Write(error.into()))?;
     append(
         archive,
