@@ -342,9 +342,9 @@ fn a_process_of_exec_survives_its_client() {
 
 #[test]
 fn stop_sends_the_stop_signal_and_tells_when_it_is_over() {
-    let stage = Play::new("trap 'exit 9' INT; echo ready; while :; do sleep 0.01; done")
+    let stage = Play::new("trap 'exit 9' USR1; echo ready; while :; do sleep 0.01; done")
         .with(|config| {
-            config.stop_signal = Some(Signal::INT);
+            config.stop_signal = Some("USR1".parse().unwrap());
             config.restart = RestartPolicy::Always;
         })
         .detached();
