@@ -68,7 +68,8 @@ pub(crate) fn names(bits: u64) -> String {
     names.join(", ")
 }
 
-/// Every capability that this runtime knows, by the names of the runtime specification.
+/// Every capability that this runtime knows, by the names of the runtime specification and in the
+/// order of their numbers.
 pub fn all() -> impl Iterator<Item = Capability> {
     BY_NUMBER.into_iter()
 }

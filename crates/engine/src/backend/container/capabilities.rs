@@ -24,51 +24,6 @@ const DEFAULT: [Capability; 14] = [
     Capability::SysChroot,
 ];
 
-/// All that Linux has, in the order of their numbers (linux/capability.h).
-const ALL: [Capability; 41] = [
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::DacReadSearch,
-    Capability::Fowner,
-    Capability::Fsetid,
-    Capability::Kill,
-    Capability::Setgid,
-    Capability::Setuid,
-    Capability::Setpcap,
-    Capability::LinuxImmutable,
-    Capability::NetBindService,
-    Capability::NetBroadcast,
-    Capability::NetAdmin,
-    Capability::NetRaw,
-    Capability::IpcLock,
-    Capability::IpcOwner,
-    Capability::SysModule,
-    Capability::SysRawio,
-    Capability::SysChroot,
-    Capability::SysPtrace,
-    Capability::SysPacct,
-    Capability::SysAdmin,
-    Capability::SysBoot,
-    Capability::SysNice,
-    Capability::SysResource,
-    Capability::SysTime,
-    Capability::SysTtyConfig,
-    Capability::Mknod,
-    Capability::Lease,
-    Capability::AuditWrite,
-    Capability::AuditControl,
-    Capability::Setfcap,
-    Capability::MacOverride,
-    Capability::MacAdmin,
-    Capability::Syslog,
-    Capability::WakeAlarm,
-    Capability::BlockSuspend,
-    Capability::AuditRead,
-    Capability::Perfmon,
-    Capability::Bpf,
-    Capability::CheckpointRestore,
-];
-
 /// A capability by name, with or without `CAP_`, in any case; `None` for one that is none.
 pub(crate) fn by_name(name: &str) -> Option<Capability> {
     let upper = name.to_ascii_uppercase();
@@ -77,9 +32,9 @@ pub(crate) fn by_name(name: &str) -> Option<Capability> {
 
 /// Those whose bit is set in a mask as the kernel has it: what this process may give away.
 pub(crate) fn of_mask(mask: u64) -> Capabilities {
-    let bits = ALL.iter().enumerate();
+    let bits = isle_runtime::capabilities::all().enumerate();
     bits.filter(|(bit, _)| mask & (1 << bit) != 0)
-        .map(|(_, capability)| *capability)
+        .map(|(_, capability)| capability)
         .collect()
 }
 
@@ -138,7 +93,7 @@ mod tests {
 
     #[test]
     fn every_capability_has_its_number_in_the_kernel() {
-        let bit = |name| ALL.iter().position(|c| Some(*c) == by_name(name));
+        let bit = |name| isle_runtime::capabilities::all().position(|c| Some(c) == by_name(name));
         assert_eq!(bit("CAP_CHOWN"), Some(0));
         assert_eq!(bit("SYS_ADMIN"), Some(21));
         assert_eq!(bit("syslog"), Some(34));
