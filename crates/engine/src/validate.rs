@@ -9,7 +9,8 @@ use isle_seccomp::Profile;
 use isle_types::ByteSize;
 use oci_spec::runtime::{Capabilities, Capability};
 
-use crate::backend::container::{capability_by_name, rlimit_type};
+use crate::backend::oci::capabilities::by_name as capability_by_name;
+use crate::backend::oci::limits::rlimit_type;
 use crate::config::{
     ConfigError, HealthTest, InstanceConfig, Mount, MountSource, NamespaceMode, NetworkMode,
     Resources, RestartPolicy, SeccompChoice, UserNamespace,
@@ -584,7 +585,7 @@ fn security(config: &InstanceConfig, host: &Host) -> Checked {
     }
     if let SeccompChoice::Profile(json) = &security.seccomp {
         Profile::parse(json).map_err(|error| {
-            let reason = crate::backend::container::chain(&error);
+            let reason = crate::backend::chain(&error);
             refuse("--security-opt seccomp", "profile", reason, None)
         })?;
     }

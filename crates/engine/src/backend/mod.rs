@@ -5,6 +5,8 @@
 //! answers with [`Unsupported`].
 
 pub(crate) mod container;
+mod host;
+pub(crate) mod oci;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -63,6 +65,26 @@ pub struct StartError {
     pub message: String,
     /// 127: not found, 126: cannot be executed, 125: all else.
     pub exit_code: u8,
+}
+
+/// The whole chain of an error, outermost first.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// `map_err` for what fails before anything of the instance is executed: exit code 125.
+pub(crate) fn failed<E: std::error::Error>(what: &str) -> impl FnOnce(E) -> StartError {
+    move |error| StartError {
+        message: format!("{what}: {}", chain(&error)),
+        exit_code: 125,
+    }
 }
 
 /// An operation that a level cannot do.

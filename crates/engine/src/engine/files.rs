@@ -24,7 +24,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::{Change, ChangeKind, Engine, EngineError, PathStat};
 use crate::InstanceLock;
 use crate::archive::{self, Archive, Style};
-use crate::backend::container::{Overlay, chain, upper};
+use crate::backend::chain;
+use crate::backend::container::{Overlay, upper};
 use crate::state::{Instance, Status};
 
 /// How long a verb waits for another one that works on the same files.

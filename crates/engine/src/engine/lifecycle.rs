@@ -5,7 +5,7 @@ use std::time::Duration;
 use isle_types::{InstanceId, Signal};
 
 use super::{AttachRequest, Engine, EngineError, ExecRequest, Stats, UpdateRequest, WaitCondition};
-use crate::backend::container::chain;
+use crate::backend::chain;
 use crate::config::LogDriver;
 use crate::control::{Control, ControlError};
 use crate::protocol::Cause;

@@ -5,7 +5,6 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use isle_types::InstanceId;
 use oci_spec::runtime::Process as SpecProcess;
@@ -14,14 +13,14 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::devices::{self, Node};
-use super::spec::{self, Identity, Joined};
-use super::{capabilities, failed};
-use crate::backend::StartError;
-use crate::config::{InstanceConfig, MountSource, NamespaceMode, NetworkMode};
+use crate::backend::oci::devices::{self, Node};
+use crate::backend::oci::spec::{self, Identity, Joined};
+use crate::backend::oci::{capabilities, sources};
+use crate::backend::{StartError, failed};
+use crate::config::{InstanceConfig, NamespaceMode, NetworkMode};
 use crate::state::{Instance, Status};
 use crate::store::Store;
-use crate::{ExecRequest, InstanceLock, Paths, volume};
+use crate::{ExecRequest, InstanceLock, Paths};
 
 /// The facts, and the descriptors that keep them true.
 #[derive(Debug)]
@@ -63,7 +62,7 @@ impl Facts {
         };
         let process = &config.process;
         let user = identity(rootfs, process.user.as_deref(), &process.additional_groups)?;
-        let sources = sources(instance, paths, rootfs)?;
+        let sources = sources::prepare(instance, paths, Some(rootfs))?;
         let files = files_folder(config, paths, &instance.id)?;
         let inner = spec::Facts {
             user,
@@ -336,79 +335,5 @@ fn files_folder(
     match name.parse::<InstanceId>() {
         Ok(other) => Ok(paths.instance(&other)),
         Err(error) => Err(failed("cannot share the network")(error)),
-    }
-}
-
-/// What each mount of the configuration binds; `None` for tmpfs.
-fn sources(
-    instance: &Instance,
-    paths: &Paths,
-    rootfs: BorrowedFd<'_>,
-) -> Result<Vec<Option<PathBuf>>, StartError> {
-    let mut sources = Vec::with_capacity(instance.config.mounts.len());
-    for mount in &instance.config.mounts {
-        sources.push(match &mount.source {
-            MountSource::Tmpfs { .. } => None,
-            MountSource::Bind {
-                path,
-                create_source,
-                ..
-            } => {
-                let what = format!("cannot mount {}", path.display());
-                match fs::symlink_metadata(path) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound && *create_source => {
-                        fs::create_dir_all(path).map_err(failed(&what))?;
-                    }
-                    found => {
-                        found.map_err(failed(&what))?;
-                    }
-                }
-                Some(path.clone())
-            }
-            MountSource::Volume { name, no_copy } => {
-                let name = name.as_deref().unwrap_or_default();
-                let what = format!("cannot use volume {name}");
-                let data = volume::prepare(
-                    paths,
-                    name,
-                    (!no_copy).then_some((rootfs, mount.target.as_str())),
-                )
-                .map_err(failed(&what))?;
-                Some(data)
-            }
-        });
-    }
-    Ok(sources)
-}
-
-/// What the host as a whole has used and has.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct HostUsage {
-    pub(crate) cpu: Duration,
-    pub(crate) online_cpus: u32,
-    pub(crate) memory_bytes: u64,
-}
-
-impl HostUsage {
-    /// From `/proc/stat` and sysinfo(2).
-    ///
-    /// # Errors
-    /// When `/proc/stat` cannot be read.
-    pub(crate) fn read() -> io::Result<HostUsage> {
-        let stat = fs::read_to_string("/proc/stat")?;
-        let first = stat.lines().next().unwrap_or_default();
-        // user nice system idle iowait irq softirq steal, in ticks of 10 ms; see proc_stat(5).
-        let ticks = first.split_whitespace().skip(1).take(8);
-        let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
-        let is_cpu = |line: &&str| {
-            line.strip_prefix("cpu")
-                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-        };
-        let info = rustix::system::sysinfo();
-        Ok(HostUsage {
-            cpu: Duration::from_millis(ticks * 10),
-            online_cpus: stat.lines().filter(is_cpu).count() as u32,
-            memory_bytes: info.totalram as u64 * u64::from(info.mem_unit),
-        })
     }
 }

@@ -8,14 +8,8 @@
 //!  image layers ── rootfs::Overlay ── detached mount ───────┘
 //! ```
 
-mod capabilities;
-mod devices;
 mod facts;
-mod files;
-mod limits;
-mod mounts;
 mod rootfs;
-mod spec;
 
 use std::fs;
 use std::io;
@@ -30,12 +24,12 @@ use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-pub(crate) use capabilities::by_name as capability_by_name;
 pub(crate) use facts::available_capabilities;
-pub(crate) use limits::rlimit_type;
 pub(crate) use rootfs::{Overlay, upper};
 
-use super::{Backend, Ended, Process, StartError, Stdio};
+use super::host::HostUsage;
+use super::oci::{files, limits, spec};
+use super::{Backend, Ended, Process, StartError, Stdio, chain, failed};
 use crate::config::{NetworkMode, Resources};
 use crate::state::Instance;
 use crate::{ExecRequest, Paths, Stats};
@@ -61,26 +55,6 @@ struct Running {
     cgroup: Arc<Cgroup>,
     init: OwnedFd,
     pid: i32,
-}
-
-/// The whole chain of an error, outermost first.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
-}
-
-/// `map_err` for what fails before the runtime has its turn: exit code 125.
-fn failed<E: std::error::Error>(what: &str) -> impl FnOnce(E) -> StartError {
-    move |error| StartError {
-        message: format!("{what}: {}", chain(&error)),
-        exit_code: 125,
-    }
 }
 
 fn launch_failed(error: &isle_runtime::LaunchError) -> StartError {
@@ -285,7 +259,7 @@ impl Backend for Container {
     fn stats(&mut self) -> io::Result<Stats> {
         let running = self.running()?;
         let read = running.cgroup.stats()?;
-        let host = facts::HostUsage::read()?;
+        let host = HostUsage::read()?;
         Ok(Stats {
             cpu: read.cpu,
             system_cpu: host.cpu,

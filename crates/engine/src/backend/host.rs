@@ -1,0 +1,37 @@
+//! What the host as a whole has and uses, beside which the use of an instance is shown.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+/// What the host as a whole has used and has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HostUsage {
+    pub(crate) cpu: Duration,
+    pub(crate) online_cpus: u32,
+    pub(crate) memory_bytes: u64,
+}
+
+impl HostUsage {
+    /// From `/proc/stat` and sysinfo(2).
+    ///
+    /// # Errors
+    /// When `/proc/stat` cannot be read.
+    pub(crate) fn read() -> io::Result<HostUsage> {
+        let stat = fs::read_to_string("/proc/stat")?;
+        let first = stat.lines().next().unwrap_or_default();
+        // user nice system idle iowait irq softirq steal, in ticks of 10 ms; see proc_stat(5).
+        let ticks = first.split_whitespace().skip(1).take(8);
+        let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+        let is_cpu = |line: &&str| {
+            line.strip_prefix("cpu")
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        let info = rustix::system::sysinfo();
+        Ok(HostUsage {
+            cpu: Duration::from_millis(ticks * 10),
+            online_cpus: stat.lines().filter(is_cpu).count() as u32,
+            memory_bytes: info.totalram as u64 * u64::from(info.mem_unit),
+        })
+    }
+}
