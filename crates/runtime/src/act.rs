@@ -9,11 +9,11 @@ use std::sync::Arc;
 use isle_cgroup::Cgroup;
 use isle_sys::launch::{self, Event, Launched, MountSource, Slot, Step, Strings, Target};
 use isle_sys::mount::{self, Attributes};
-use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
+use oci_spec::runtime::LinuxIdMapping;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::OpenTreeFlags;
 
-use crate::plan::{IdMap, Need, Plan, clone_flag, meeting, process};
+use crate::plan::{IdMap, Need, Plan, meeting};
 use crate::{Child, Created, LaunchError, Rootfs, Stdio, hooks};
 
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
@@ -138,10 +138,10 @@ impl Drop for Guard {
 
 /// The table of descriptors while it is filled.
 #[derive(Default)]
-struct Table(Vec<OwnedFd>);
+pub(crate) struct Table(Vec<OwnedFd>);
 
 impl Table {
-    fn add(&mut self, fd: OwnedFd) -> Slot {
+    pub(crate) fn add(&mut self, fd: OwnedFd) -> Slot {
         self.0.push(fd);
         Slot(self.0.len() - 1)
     }
@@ -167,7 +167,7 @@ fn open_root(rootfs: Rootfs) -> Result<OwnedFd, LaunchError> {
     }
 }
 
-fn open_need(need: &Need, cgroup: Option<&Cgroup>) -> Result<OwnedFd, LaunchError> {
+pub(crate) fn open_need(need: &Need, cgroup: Option<&Cgroup>) -> Result<OwnedFd, LaunchError> {
     match need {
         Need::Root => unreachable!("the root file system is the first descriptor"),
         Need::Proc => open_proc().map_err(LaunchError::prepare("open /proc")),
@@ -247,7 +247,10 @@ fn set_target_kinds(steps: &mut [Step], table: &Table) -> io::Result<()> {
 }
 
 /// Steps by which a new process, still alone, joins the version 1 hierarchies.
-fn join_steps(cgroup: Option<&Cgroup>, table: &mut Table) -> Result<Vec<Step>, LaunchError> {
+pub(crate) fn join_steps(
+    cgroup: Option<&Cgroup>,
+    table: &mut Table,
+) -> Result<Vec<Step>, LaunchError> {
     let Some(cgroup) = cgroup else {
         return Ok(Vec::new());
     };
@@ -265,7 +268,7 @@ fn join_steps(cgroup: Option<&Cgroup>, table: &mut Table) -> Result<Vec<Step>, L
         .collect())
 }
 
-fn stdio_step(stdio: Stdio, table: &mut Table, uid: u32, console: bool) -> Step {
+pub(crate) fn stdio_step(stdio: Stdio, table: &mut Table, uid: u32, console: bool) -> Step {
     match stdio {
         Stdio::Streams {
             stdin,
@@ -297,7 +300,7 @@ fn add_home(steps: &mut [Step], root: BorrowedFd<'_>, uid: u32) {
     }
 }
 
-fn check_capabilities(wanted: u64) -> Result<(), LaunchError> {
+pub(crate) fn check_capabilities(wanted: u64) -> Result<(), LaunchError> {
     let own = rustix::thread::capabilities(None).map_err(|errno| {
         LaunchError::prepare("read the capabilities of this process")(io::Error::from(errno))
     })?;
@@ -311,7 +314,7 @@ fn check_capabilities(wanted: u64) -> Result<(), LaunchError> {
 }
 
 /// [`add_home`] for a further process: its root is that of the first one.
-fn add_home_of_container(steps: &mut [Step], init: BorrowedFd<'_>, uid: u32) {
+pub(crate) fn add_home_of_container(steps: &mut [Step], init: BorrowedFd<'_>, uid: u32) {
     let Some(pid) = pid_of(init).filter(|pid| *pid > 0) else {
         return;
     };
@@ -335,7 +338,7 @@ fn pid_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
 }
 
 /// The conversation with a new process up to its readiness.
-struct Conversation<'a> {
+pub(crate) struct Conversation<'a> {
     steps: &'a [Step],
     launched: Launched,
     guard: Guard,
@@ -343,7 +346,7 @@ struct Conversation<'a> {
 }
 
 impl<'a> Conversation<'a> {
-    fn begin(
+    pub(crate) fn begin(
         flags: u64,
         into: Option<BorrowedFd<'_>>,
         steps: &'a [Step],
@@ -364,7 +367,7 @@ impl<'a> Conversation<'a> {
     }
 
     /// Until it is ready; `meet` and `listener` are called on the way.
-    fn until_ready(
+    pub(crate) fn until_ready(
         &mut self,
         mut meet: impl FnMut(u32, i32) -> Result<(), LaunchError>,
         mut listener: impl FnMut(OwnedFd, i32) -> Result<(), LaunchError>,
@@ -405,7 +408,7 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    fn end(self) -> (Child, OwnedFd) {
+    pub(crate) fn end(self) -> (Child, OwnedFd) {
         let (pid, _, channel) = self.launched.into_parts();
         (
             Child {
@@ -553,150 +556,5 @@ pub fn start(connection: &OwnedFd, plan: impl FnOnce() -> Option<Plan>) -> Resul
             Err(LaunchError::step_from_end(&steps, failure))
         }
         _ => Ok(()),
-    }
-}
-
-/// What [`exec`] is told beyond the specification.
-#[derive(Debug, Default)]
-pub struct ExecOptions {
-    /// The container's id, of which its keyring is named; empty: the keyring is kept.
-    pub id: String,
-    /// `--preserve-fds`
-    pub preserve_fds: u32,
-}
-
-/// Runs a further process in a running container: its namespaces, root, cgroup, capabilities,
-/// seccomp policy and LSM label.
-///
-/// # Errors
-/// [`LaunchError`] when the program cannot be executed.
-pub fn exec(
-    init: BorrowedFd<'_>,
-    spec: &Spec,
-    process: &Process,
-    cgroup: Option<&Cgroup>,
-    seccomp: Option<&[isle_seccomp::Instruction]>,
-    stdio: Stdio,
-) -> Result<Child, LaunchError> {
-    exec_with(
-        init,
-        spec,
-        process,
-        cgroup,
-        seccomp,
-        stdio,
-        &ExecOptions::default(),
-    )
-}
-
-/// [`exec`] with more to say.
-///
-/// # Errors
-/// As [`exec`].
-pub fn exec_with(
-    init: BorrowedFd<'_>,
-    spec: &Spec,
-    process: &Process,
-    cgroup: Option<&Cgroup>,
-    seccomp: Option<&[isle_seccomp::Instruction]>,
-    stdio: Stdio,
-    options: &ExecOptions,
-) -> Result<Child, LaunchError> {
-    let linux = spec.linux().as_ref();
-    let kinds = linux
-        .and_then(|linux| linux.namespaces().as_ref())
-        .into_iter()
-        .flatten()
-        .fold(0, |kinds, namespace| kinds | clone_flag(namespace.typ()));
-    let has_user_namespace = kinds & launch::namespace::USER != 0;
-    let mut table = Table::default();
-    let pidfd = table.add(
-        init.try_clone_to_owned()
-            .map_err(LaunchError::prepare("hold the container"))?,
-    );
-    let invalid = |error: crate::PlanError| LaunchError::Invalid(Box::new(error));
-    let mut needs = crate::plan::Needs::default();
-    let mut about_self = process::about_self(process, &mut needs).map_err(invalid)?;
-    for need in &needs.0 {
-        table.add(open_need(need, cgroup)?);
-    }
-    // the needs come after the pidfd in the table
-    for step in &mut about_self {
-        if let Step::WriteProc { proc, .. } = step {
-            proc.0 += 1;
-        }
-    }
-    // The processes of the container can see this one from the moment it enters.
-    let mut steps = vec![Step::Dumpable(false)];
-    let (mut initial, mut last) = (None, None);
-    if let Some(affinity) = process.exec_cpu_affinity() {
-        let field = "process.execCPUAffinity";
-        let step = |text: &Option<String>| {
-            text.as_deref()
-                .filter(|text| !text.is_empty())
-                .map(|text| {
-                    process::number_list(field, text)
-                        .map(|mask| Step::Affinity(mask, text.to_owned()))
-                        .map_err(invalid)
-                })
-                .transpose()
-        };
-        initial = step(affinity.initial())?;
-        last = step(affinity.cpu_affinity_final())?;
-    }
-    steps.extend(initial);
-    steps.extend(join_steps(cgroup, &mut table)?);
-    steps.extend(last);
-    steps.append(&mut about_self);
-    steps.push(Step::Enter {
-        namespace: pidfd,
-        kinds,
-    });
-    if kinds & launch::namespace::PID != 0 {
-        steps.push(Step::Split { flags: 0 });
-    }
-    if has_user_namespace {
-        steps.push(Step::BecomeRoot);
-    }
-    steps.push(Step::NewSession);
-    if !options.id.is_empty() {
-        steps.extend(
-            std::ffi::CString::new(format!("_ses.{}", options.id))
-                .ok()
-                .map(Step::NewKeyring),
-        );
-    }
-    steps.push(stdio_step(stdio, &mut table, process.user().uid(), false));
-    if !has_user_namespace {
-        let wanted = process.capabilities().as_ref().map_or(0, |sets| {
-            crate::capabilities::bits(sets.bounding().as_ref())
-                | crate::capabilities::bits(sets.permitted().as_ref())
-        });
-        check_capabilities(wanted)?;
-    }
-    let policy = process::Policy::new(linux.and_then(|linux| linux.seccomp().as_ref()), seccomp)
-        .map_err(invalid)?;
-    steps.extend(
-        process::last_steps(
-            process,
-            process::Setting {
-                linux,
-                policy,
-                preserve_fds: options.preserve_fds,
-                start_hooks: Vec::new(),
-            },
-        )
-        .map_err(invalid)?,
-    );
-    add_home_of_container(&mut steps, init, process.user().uid());
-    // Nobody starts this process later: no byte is waited for.
-    steps.retain(|step| !matches!(step, Step::AwaitStart { .. }));
-
-    let into = cgroup.and_then(Cgroup::clone_into);
-    let mut conversation = Conversation::begin(0, into, &steps, &table)?;
-    match conversation.until_ready(|_, _| Ok(()), |_, _| Ok(())) {
-        // The channel closes at execve(2); a process that was killed is reported by its pidfd.
-        Err(LaunchError::Died) | Ok(()) => Ok(conversation.end().0),
-        Err(error) => Err(error),
     }
 }

@@ -29,6 +29,7 @@
 mod act;
 pub mod capabilities;
 mod error;
+mod exec;
 mod hooks;
 pub mod own_binary;
 mod plan;
@@ -37,8 +38,9 @@ pub mod users;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-pub use act::{ExecOptions, exec, exec_with, start};
+pub use act::start;
 pub use error::{LaunchError, PlanError, StepError};
+pub use exec::{ExecOptions, ExecPlan, exec, exec_with};
 pub use hooks::{run as run_hook, send_descriptor};
 pub use plan::{HookState, Plan};
 
@@ -71,6 +73,9 @@ pub struct Options {
     pub no_pivot: bool,
     /// `--preserve-fds`: so many descriptors after standard error stay open.
     pub preserve_fds: u32,
+    /// The plan is carried out in a virtual machine of Isle's: version 2 control groups, no security modules,
+    /// and nothing of this host.
+    pub is_for_guest: bool,
     /// A seccomp program compiled before; else it is compiled from the specification.
     pub seccomp: Option<Vec<isle_seccomp::Instruction>>,
 }

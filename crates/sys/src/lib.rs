@@ -12,6 +12,7 @@
 //! - [`process`]: the few calls that a runtime's parent process needs.
 //! - [`resource_usage`]: CPU time of children, for benchmarks.
 //! - [`signals`]: signals as something to read.
+//! - [`socket`]: what a socket tells about itself.
 //!
 //! Calls return [`std::io::Result`] and own their descriptors, which are close-on-exec.
 
@@ -26,3 +27,4 @@ pub mod pidfd;
 pub mod process;
 pub mod resource_usage;
 pub mod signals;
+pub mod socket;

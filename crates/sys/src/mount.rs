@@ -4,6 +4,8 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use serde::{Deserialize, Serialize};
+
 /// Reading only.
 pub const RDONLY: u64 = 0x1;
 /// Set-user-id bits mean nothing.
@@ -37,7 +39,7 @@ pub const SLAVE: u64 = 1 << 19;
 pub const SHARED: u64 = 1 << 20;
 
 /// What to change about a mount. The same as `struct mount_attr` of linux/mount.h.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(C)]
 pub struct Attributes {
     /// Bits to set.

@@ -67,6 +67,13 @@ pub(super) fn steps(
     context: &Context<'_>,
     needs: &mut Needs,
 ) -> Result<Vec<Step>, PlanError> {
+    if context.is_for_guest {
+        let only = Hierarchy {
+            mount_point: PathBuf::from("/sys/fs/cgroup"),
+            controllers: Vec::new(),
+        };
+        return from_hierarchies(&[only], target, options, context, needs);
+    }
     let mountinfo =
         std::fs::read_to_string("/proc/self/mountinfo").map_err(|source| PlanError::Read {
             what: "/proc/self/mountinfo".to_owned(),
@@ -201,6 +208,7 @@ mod tests {
             bundle: std::path::Path::new("/"),
             has_user_namespace: false,
             has_cgroup_namespace: true,
+            is_for_guest: false,
             mappings: None,
             label: None,
         };

@@ -8,6 +8,7 @@
 //! 3. *finish*: hooks, pivot_root(2), and what makes the process less than root.
 
 mod cgroup_mounts;
+mod guest;
 pub(crate) mod mount_options;
 mod mounts;
 mod need;
@@ -20,9 +21,12 @@ use std::path::PathBuf;
 use isle_sys::launch::{Slot, Step, namespace};
 use isle_sys::mount::{self, Attributes};
 use oci_spec::runtime::{Hook, LinuxNamespaceType, Spec};
+use serde::{Deserialize, Serialize};
 
+pub(crate) use guest::run_as;
 pub(crate) use need::{IdMap, Need, Needs};
 
+use crate::users::User;
 use crate::{Options, PlanError};
 use mounts::Context;
 
@@ -34,8 +38,8 @@ pub(crate) mod meeting {
     pub(crate) const HOOKS: u32 = 2;
 }
 
-/// Everything that will be done, as data.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Everything that will be done, as data. A plan for a virtual machine ([`Options::is_for_guest`]) can be sent there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// `CLONE_NEW*` for clone3(2).
     pub(crate) flags: u64,
@@ -45,7 +49,8 @@ pub struct Plan {
     pub(crate) needs: Needs,
     /// Of the user namespace.
     pub(crate) mappings: Option<IdMap>,
-    /// `prestart` and `createRuntime`, in this order.
+    /// `prestart` and `createRuntime`, in this order. A plan that is sent has none.
+    #[serde(skip)]
     pub(crate) runtime_hooks: Vec<(&'static str, Hook)>,
     /// What hooks read on standard input.
     pub(crate) state: HookState,
@@ -60,13 +65,13 @@ pub struct Plan {
 }
 
 /// What of [`Options`] is needed after planning.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PlanOptions {
     pub(crate) no_pivot: bool,
 }
 
 /// See runtime.md, "State", of the runtime specification.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookState {
     pub(crate) id: String,
     pub(crate) bundle: PathBuf,
@@ -359,7 +364,7 @@ fn hook_step(name: &'static str, hook: &Hook, state: &HookState) -> Result<Step,
         input_before_pid: before.into_bytes(),
         input_after_pid: after.into_bytes(),
         timeout_ms,
-        name,
+        name: name.into(),
     })
 }
 
@@ -493,6 +498,9 @@ impl Plan {
     )]
     pub fn new(spec: &Spec, options: Options) -> Result<Plan, PlanError> {
         refuse_foreign(spec)?;
+        if options.is_for_guest {
+            guest::refuse(spec)?;
+        }
         let namespaces = Namespaces::of(spec)?;
         let mappings = mappings(spec, &namespaces)?;
         let mut needs = Needs::default();
@@ -610,6 +618,7 @@ impl Plan {
             bundle: &options.bundle,
             has_user_namespace,
             has_cgroup_namespace: namespaces.has(namespace::CGROUP),
+            is_for_guest: options.is_for_guest,
             mappings: mappings.clone(),
             label,
         };
@@ -721,6 +730,20 @@ impl Plan {
             seccomp_listener,
             root_path,
         })
+    }
+}
+
+impl Plan {
+    /// Makes it another user's: a plan made for user 0 can be carried out for one who is known only where the root
+    /// file system is. Who is not root has no capabilities then; a missing `HOME` becomes the user's.
+    pub fn run_as(&mut self, user: &User) {
+        self.uid = user.uid;
+        for step in &mut self.setup {
+            if let Step::Terminal { uid, .. } = step {
+                *uid = user.uid;
+            }
+        }
+        run_as(&mut self.finish, user);
     }
 }
 

@@ -49,6 +49,7 @@ pub(super) struct Context<'a> {
     pub(super) bundle: &'a Path,
     pub(super) has_user_namespace: bool,
     pub(super) has_cgroup_namespace: bool,
+    pub(super) is_for_guest: bool,
     pub(super) mappings: Option<IdMap>,
     pub(super) label: Option<&'a str>,
 }

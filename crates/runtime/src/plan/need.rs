@@ -5,16 +5,17 @@ use std::path::PathBuf;
 use isle_sys::launch::Slot;
 use isle_sys::mount::Attributes;
 use oci_spec::runtime::LinuxIdMapping;
+use serde::{Deserialize, Serialize};
 
 /// Ids of a user namespace, see user_namespaces(7).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IdMap {
     pub(crate) uids: Vec<LinuxIdMapping>,
     pub(crate) gids: Vec<LinuxIdMapping>,
 }
 
 /// One descriptor.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Need {
     /// The root file system, a detached mount.
     Root,
@@ -43,7 +44,7 @@ pub(crate) enum Need {
 }
 
 /// The table of descriptors, as it will be.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Needs(pub(crate) Vec<Need>);
 
 impl Needs {

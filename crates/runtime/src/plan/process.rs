@@ -181,7 +181,7 @@ fn resource_limits(process: &Process) -> Result<Vec<Step>, PlanError> {
         }
         steps.push(Step::ResourceLimit {
             resource,
-            name,
+            name: name.into(),
             soft: limit.soft(),
             hard: limit.hard(),
         });

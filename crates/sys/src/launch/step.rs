@@ -1,12 +1,16 @@
 //! What a new process does before it executes its program, as data.
 
+use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
+use super::instructions;
 use crate::mount::Attributes;
 
 /// An index into the table of descriptors that a process is launched with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot(pub usize);
 
 /// Arguments or environment as execve(2) takes them.
@@ -55,13 +59,25 @@ impl PartialEq for Strings {
 
 impl Eq for Strings {}
 
+impl Serialize for Strings {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.strings.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Strings {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Strings, D::Error> {
+        Vec::deserialize(deserializer).map(Strings::new)
+    }
+}
+
 // SAFETY: the pointers refer to the heap buffers of `strings`, which nobody changes.
 unsafe impl Send for Strings {}
 // SAFETY: as above; there is no interior mutability.
 unsafe impl Sync for Strings {}
 
 /// Where a mount comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountSource {
     /// fsopen(2) in the new process, so that the file system belongs to its namespaces.
     New {
@@ -86,7 +102,7 @@ pub enum MountSource {
 }
 
 /// What a mount is attached to, when nothing is there yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// Made as a directory.
     Directory,
@@ -96,7 +112,7 @@ pub enum Target {
 
 /// One thing to do. Paths that are said to be *inside* are relative to the new root, and are opened
 /// beneath it (openat2(2), `RESOLVE_IN_ROOT`), without magic links.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
     /// Tells the parent that this point is reached and waits for its answer.
     Meet(u32),
@@ -243,7 +259,7 @@ pub enum Step {
         /// `RLIMIT_*`
         resource: u32,
         /// Its name.
-        name: &'static str,
+        name: Cow<'static, str>,
         /// Current limit.
         soft: u64,
         /// Ceiling.
@@ -269,6 +285,7 @@ pub enum Step {
     /// Installs a seccomp program, see seccomp(2).
     Seccomp {
         /// The program.
+        #[serde(with = "instructions")]
         program: Vec<Instruction>,
         /// `SECCOMP_FILTER_FLAG_*`
         flags: u64,
@@ -332,7 +349,7 @@ pub enum Step {
         /// How long it may take; `None`: for ever.
         timeout_ms: Option<i32>,
         /// Its kind, as the runtime specification names it.
-        name: &'static str,
+        name: Cow<'static, str>,
     },
     /// Closes every descriptor from this one on at execve(2).
     CloseFrom(u32),
@@ -346,7 +363,7 @@ pub enum Step {
 }
 
 /// `struct sched_attr` of sched_setattr(2), first version.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(C)]
 pub struct SchedulerAttributes {
     /// Size of the structure.

@@ -1,0 +1,351 @@
+//! The host's end of a stream: bytes between a descriptor and the channel.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+
+use isle_guest_protocol::{Incoming, Outgoing, WINDOW, WindowError};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+
+use crate::Error;
+
+/// Bytes that a socket of a terminal may hold which nobody has read.
+const SOCKET_BYTES: u64 = 32 << 10;
+
+/// What a descriptor is, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Pipe,
+    Socket,
+    /// A file: it never makes anybody wait, and cannot be polled.
+    File,
+}
+
+/// Whether a descriptor is `/dev/null`.
+pub(crate) fn is_null(fd: &OwnedFd) -> bool {
+    fstat(fd).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && stat.st_rdev == rustix::fs::makedev(1, 3)
+    })
+}
+
+/// A descriptor that never blocks, as one epoll(7) watches it.
+#[derive(Debug)]
+struct Watched {
+    fd: OwnedFd,
+    kind: Kind,
+    token: u64,
+    interest: EventFlags,
+}
+
+impl Watched {
+    fn new(fd: OwnedFd, token: u64) -> Result<Watched, Error> {
+        let fail = Error::io("use a standard stream");
+        let prepare = || -> rustix::io::Result<Kind> {
+            fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
+            Ok(match FileType::from_raw_mode(fstat(&fd)?.st_mode) {
+                FileType::Socket => Kind::Socket,
+                FileType::RegularFile | FileType::BlockDevice => Kind::File,
+                FileType::CharacterDevice if is_null(&fd) => Kind::File,
+                _ => Kind::Pipe,
+            })
+        };
+        let kind = prepare().map_err(fail)?;
+        Ok(Watched {
+            fd,
+            kind,
+            token,
+            interest: EventFlags::empty(),
+        })
+    }
+
+    fn watch(&mut self, epoll: &OwnedFd, wanted: EventFlags) {
+        if wanted == self.interest || self.kind == Kind::File {
+            return;
+        }
+        let data = EventData::new_u64(self.token);
+        // These fail when there is no memory left or the descriptor cannot be polled; then it is looked at
+        // whenever anything else happens.
+        let _ = match (self.interest.is_empty(), wanted.is_empty()) {
+            (true, _) => epoll::add(epoll, &self.fd, data, wanted),
+            (_, true) => epoll::delete(epoll, &self.fd),
+            _ => epoll::modify(epoll, &self.fd, data, wanted),
+        };
+        self.interest = wanted;
+    }
+}
+
+/// Where the bytes of the guest go.
+#[derive(Debug)]
+enum Sink {
+    Descriptor(Watched),
+    /// Kept for the caller, up to so many.
+    Memory {
+        bytes: Vec<u8>,
+        limit: usize,
+    },
+    /// Nobody reads them any more.
+    Gone,
+}
+
+/// From the guest to the host.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    incoming: Incoming,
+    sink: Sink,
+    /// Received, and not yet written.
+    pending: VecDeque<u8>,
+    /// Written, or thrown away.
+    delivered: u64,
+    /// The agent is to hear that nobody reads.
+    is_closing: bool,
+    is_over: bool,
+}
+
+impl Outlet {
+    /// Into a descriptor, from an offset on.
+    pub(crate) fn to(fd: OwnedFd, token: u64, offset: u64) -> Result<Outlet, Error> {
+        Ok(Outlet::into_sink(
+            Sink::Descriptor(Watched::new(fd, token)?),
+            offset,
+        ))
+    }
+
+    /// Into memory.
+    pub(crate) fn kept(limit: usize) -> Outlet {
+        let bytes = Vec::new();
+        Outlet::into_sink(Sink::Memory { bytes, limit }, 0)
+    }
+
+    /// To nobody.
+    pub(crate) fn nowhere(offset: u64) -> Outlet {
+        let mut outlet = Outlet::into_sink(Sink::Gone, offset);
+        outlet.is_closing = true;
+        outlet
+    }
+
+    fn into_sink(sink: Sink, offset: u64) -> Outlet {
+        Outlet {
+            incoming: Incoming::at(offset),
+            sink,
+            pending: VecDeque::new(),
+            delivered: offset,
+            is_closing: false,
+            is_over: false,
+        }
+    }
+
+    /// Takes a piece from the guest.
+    pub(crate) fn accept(&mut self, offset: u64, piece: &[u8]) -> Result<(), WindowError> {
+        self.incoming.accept(offset, piece.len())?;
+        match &mut self.sink {
+            Sink::Descriptor(_) => self.pending.extend(piece),
+            Sink::Memory { bytes, limit } if bytes.len() + piece.len() <= *limit => {
+                bytes.extend_from_slice(piece);
+                self.delivered = self.incoming.received();
+            }
+            Sink::Memory { .. } => self.hang_up(),
+            Sink::Gone => self.delivered = self.incoming.received(),
+        }
+        Ok(())
+    }
+
+    /// Throws away what comes from now on.
+    pub(crate) fn give_up(&mut self, epoll: &OwnedFd) {
+        if let Sink::Descriptor(watched) = &mut self.sink {
+            watched.watch(epoll, EventFlags::empty());
+        }
+        self.hang_up();
+    }
+
+    fn hang_up(&mut self) {
+        self.pending = VecDeque::new();
+        self.sink = Sink::Gone;
+        self.delivered = self.incoming.received();
+        self.is_closing = !self.incoming.is_ended();
+    }
+
+    /// Writes what the descriptor takes.
+    pub(crate) fn flush(&mut self, epoll: &OwnedFd) {
+        if let Sink::Descriptor(watched) = &mut self.sink {
+            let mut is_gone = false;
+            let mut is_full = false;
+            while !self.pending.is_empty() && !is_full && !is_gone {
+                let (piece, _) = self.pending.as_slices();
+                let written = match watched.kind {
+                    Kind::Socket => send(&watched.fd, piece, SendFlags::NOSIGNAL),
+                    Kind::Pipe | Kind::File => rustix::io::write(&watched.fd, piece),
+                };
+                match written {
+                    Ok(count) => {
+                        self.pending.drain(..count);
+                        self.delivered += count as u64;
+                    }
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => is_full = true,
+                    Err(_) => is_gone = true,
+                }
+            }
+            if is_gone {
+                watched.watch(epoll, EventFlags::empty());
+                self.hang_up();
+            } else {
+                let wanted = match self.pending.is_empty() {
+                    true => EventFlags::empty(),
+                    false => EventFlags::OUT,
+                };
+                watched.watch(epoll, wanted);
+                if self.pending.is_empty() && self.pending.capacity() > WINDOW / 2 {
+                    self.pending = VecDeque::new();
+                }
+            }
+        }
+        if self.incoming.is_ended() && self.pending.is_empty() && !self.is_over {
+            self.is_over = true;
+            if let Sink::Descriptor(watched) = &mut self.sink {
+                watched.watch(epoll, EventFlags::empty());
+                if watched.kind == Kind::Socket {
+                    let _ = rustix::net::shutdown(&watched.fd, rustix::net::Shutdown::Write);
+                }
+                self.sink = Sink::Gone;
+            }
+        }
+    }
+
+    /// Up to where a reader has taken it.
+    fn consumed(&self) -> u64 {
+        let Sink::Descriptor(watched) = &self.sink else {
+            return self.delivered;
+        };
+        match watched.kind {
+            Kind::File => self.delivered,
+            Kind::Pipe => match rustix::io::ioctl_fionread(&watched.fd) {
+                Ok(unread) => self.delivered.saturating_sub(unread),
+                Err(_) => self.delivered,
+            },
+            Kind::Socket => match isle_sys::socket::unsent(&watched.fd) {
+                Ok(0) | Err(_) => self.delivered,
+                Ok(_) => self.delivered.saturating_sub(SOCKET_BYTES),
+            },
+        }
+    }
+
+    /// An acknowledgement that is due.
+    pub(crate) fn due(&mut self) -> Option<u64> {
+        if self.incoming.acked() == self.incoming.received() {
+            return None;
+        }
+        let consumed = self.consumed();
+        if consumed <= self.incoming.acked() {
+            return None;
+        }
+        self.incoming.mark_acked(consumed);
+        Some(consumed)
+    }
+
+    /// Whether the agent is to be told that nobody reads; once.
+    pub(crate) fn take_closing(&mut self) -> bool {
+        std::mem::take(&mut self.is_closing)
+    }
+
+    /// Whether something was received and not passed on.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Whether its end has come and was passed on.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// What was kept in memory; `None` when it was too much.
+    pub(crate) fn take_kept(&mut self) -> Option<Vec<u8>> {
+        match &mut self.sink {
+            Sink::Memory { bytes, .. } => Some(std::mem::take(bytes)),
+            _ => None,
+        }
+    }
+
+    /// No more will come: the guest is lost.
+    pub(crate) fn lose(&mut self, epoll: &OwnedFd) {
+        if !self.incoming.is_ended() {
+            let _ = self.incoming.accept(self.incoming.received(), 0);
+        }
+        self.flush(epoll);
+    }
+}
+
+/// From the host to the guest.
+#[derive(Debug)]
+pub(crate) struct Inlet {
+    pub(crate) outgoing: Outgoing,
+    source: Option<Watched>,
+}
+
+impl Inlet {
+    /// From a descriptor, at an offset.
+    pub(crate) fn from(fd: OwnedFd, token: u64, offset: u64) -> Result<Inlet, Error> {
+        Ok(Inlet {
+            outgoing: Outgoing::at(offset),
+            source: Some(Watched::new(fd, token)?),
+        })
+    }
+
+    /// Reads as much as may be on its way, and asks to be called again when there is more.
+    pub(crate) fn fill(&mut self, epoll: &OwnedFd) {
+        let Some(source) = &mut self.source else {
+            return;
+        };
+        let mut buffer = [0; 16 << 10];
+        let mut is_ended = false;
+        let mut is_empty = false;
+        while !is_empty && !is_ended && self.outgoing.room() > 0 {
+            let most = self.outgoing.room().min(buffer.len());
+            match rustix::io::read(&source.fd, &mut buffer[..most]) {
+                Ok(0) => is_ended = true,
+                Ok(count) => self.outgoing.push(&buffer[..count]),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => is_empty = true,
+                // The other end of a socket was reset; nothing more will come.
+                Err(_) => is_ended = true,
+            }
+        }
+        let wanted = match !is_ended && self.outgoing.room() > 0 {
+            true => EventFlags::IN,
+            false => EventFlags::empty(),
+        };
+        source.watch(epoll, wanted);
+        if is_ended {
+            self.source = None;
+            self.outgoing.end();
+        }
+    }
+
+    /// Nobody will take more of it.
+    pub(crate) fn close(&mut self, epoll: &OwnedFd) {
+        if let Some(mut source) = self.source.take() {
+            source.watch(epoll, EventFlags::empty());
+        }
+        self.outgoing.end();
+        self.outgoing.discard();
+    }
+
+    /// Whether the source is still there.
+    pub(crate) fn is_open(&self) -> bool {
+        self.source.is_some()
+    }
+}
+
+/// A pair of connected sockets, of which ours holds little that was not read.
+pub(crate) fn terminal_pair() -> Result<(OwnedFd, OwnedFd), Error> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
+    let pair = || -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        sockopt::set_socket_send_buffer_size(ours.as_fd(), SOCKET_BYTES as usize / 2)?;
+        Ok((ours, theirs))
+    };
+    pair().map_err(Error::io("make the sockets of a terminal"))
+}
