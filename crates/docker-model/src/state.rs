@@ -19,7 +19,9 @@ pub fn state(state: &InstanceState) -> Value {
         Some(ExitReason::OutOfMemory)
     );
     let error = match state.exit.as_ref().map(|exit| &exit.reason) {
-        Some(ExitReason::CouldNotStart { message }) => message.as_str(),
+        Some(ExitReason::CouldNotStart { message } | ExitReason::Crashed { message }) => {
+            message.as_str()
+        }
         Some(ExitReason::SupervisorLost) => {
             "its supervisor was killed, and it ended while nobody watched: the exit code is not known"
         }

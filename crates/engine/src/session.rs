@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use isle_types::Signal;
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::Winsize;
 use serde::{Deserialize, Serialize};
 
 use crate::LogRequest;
@@ -312,10 +312,10 @@ impl ExecSession {
     /// Tells the process's terminal its size; nothing without one.
     ///
     /// # Errors
-    /// When the terminal is gone.
+    /// When the socket fails.
     pub fn resize(&mut self, size: WindowSize) -> io::Result<()> {
         match &self.terminal {
-            Some(terminal) => Ok(tcsetwinsize(terminal, size.into())?),
+            Some(_) => self.socket.write_all(&Request::Resize(size).encode()),
             None => Ok(()),
         }
     }

@@ -222,6 +222,11 @@ pub enum ExitReason {
     },
     /// Its supervisor was killed, and it ended while nobody watched: the code is not known.
     SupervisorLost,
+    /// What it ran in (a guest kernel, a hypervisor) has ended under it.
+    Crashed {
+        /// Why.
+        message: String,
+    },
     /// The host was restarted under it.
     HostRebooted,
 }

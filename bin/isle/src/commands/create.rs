@@ -138,7 +138,7 @@ pub fn follow(
 /// The workload's own code; says why where the code does not.
 pub fn exit_code(exit: &Exit) -> ExitCode {
     match &exit.reason {
-        ExitReason::CouldNotStart { message } => eprintln!("isle: {message}"),
+        ExitReason::CouldNotStart { message } | ExitReason::Crashed { message } => eprintln!("isle: {message}"),
         ExitReason::SupervisorLost => {
             eprintln!("isle: the supervisor was killed; the exit code is not known");
         }

@@ -369,16 +369,7 @@ impl Peer for ExecPeer<'_> {
     }
 
     fn resize(&mut self, size: WindowSize) -> io::Result<()> {
-        let Some(terminal) = &self.session.terminal else {
-            return Ok(());
-        };
-        let size = rustix::termios::Winsize {
-            ws_row: size.rows,
-            ws_col: size.columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        Ok(rustix::termios::tcsetwinsize(terminal, size)?)
+        self.session.resize(size)
     }
 
     fn signal(&mut self, signal: Signal) -> io::Result<()> {

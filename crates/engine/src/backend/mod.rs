@@ -9,7 +9,7 @@ mod host;
 pub(crate) mod oci;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use isle_types::{Isolation, Signal};
@@ -42,19 +42,24 @@ pub enum Stdio {
 pub struct Process {
     /// Its pid on the host; for a level with a kernel of its own that of the hypervisor.
     pub pid: i32,
-    /// Readable once it has ended.
+    /// Readable once it has ended, and all that it wrote is in its streams.
     pub ended: OwnedFd,
-    /// The master of its terminal, when it has one.
+    /// What its terminal shows and is typed, read and written, when it has one: the master, or the
+    /// near end of a connection to one. Its size is set by [`Backend::resize`].
     pub terminal: Option<OwnedFd>,
 }
 
-/// How a process ended, as waitpid(2) says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// By itself, with this code.
     Code(u8),
     /// By a signal.
     Signal(Signal),
+    /// Nobody can say: its parent was killed, and the kernel does not tell others.
+    Unknown,
+    /// What it ran in has ended under it (a guest kernel, a hypervisor): why.
+    Crashed(String),
 }
 
 /// Why a process could not be started.
@@ -87,6 +92,12 @@ pub(crate) fn failed<E: std::error::Error>(what: &str) -> impl FnOnce(E) -> Star
     }
 }
 
+/// A field of proc_pid_stat(5), counted from 1; not the name, which may hold anything.
+pub(crate) fn stat_field(stat: &str, number: usize) -> Option<&str> {
+    let after_name = &stat[stat.rfind(')')? + 1..];
+    after_name.split_whitespace().nth(number.checked_sub(3)?)
+}
+
 /// An operation that a level cannot do.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} is not possible at isolation level {isolation}: {reason}")]
@@ -115,12 +126,12 @@ pub trait Backend {
     fn exec(&mut self, request: &ExecRequest, stdio: Stdio) -> Result<Process, StartError>;
 
     /// Takes over the first process, which a supervisor that was killed has started: from now on
-    /// all the other verbs act on what is running. It is not a child of the caller; how it ends
-    /// the supervisor finds out by itself.
+    /// all the other verbs act on what is running. It comes as the process of the host that was
+    /// noted, which is not a child of the caller, and goes back as one that can be reaped.
     ///
     /// # Errors
     /// When what belongs to it (its cgroup) is not there any more.
-    fn adopt(&mut self, process: &Process) -> io::Result<()>;
+    fn adopt(&mut self, process: Process) -> io::Result<Process>;
 
     /// Collects a process that has ended (its [`Process::ended`] is readable).
     ///
@@ -139,6 +150,27 @@ pub trait Backend {
     /// # Errors
     /// When the host refuses.
     fn kill_all(&mut self) -> io::Result<()>;
+
+    /// Tells a process's terminal its size.
+    ///
+    /// # Errors
+    /// When the terminal is gone.
+    fn resize(
+        &mut self,
+        process: &Process,
+        terminal: BorrowedFd<'_>,
+        size: WindowSize,
+    ) -> io::Result<()>;
+
+    /// A descriptor that is readable when [`Backend::tend`] has something to do; asked for after
+    /// each start. `None` for a level at which the kernel does everything.
+    fn watch(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Passes on what waits: output of processes that the level carries by itself, their ends.
+    /// Never blocks.
+    fn tend(&mut self) {}
 
     /// Freezes all processes.
     ///

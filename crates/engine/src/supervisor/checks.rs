@@ -121,6 +121,7 @@ impl Supervisor {
         let code = match self.backend.reap(&check.process) {
             Ok(Ended::Code(code)) => i32::from(code),
             Ok(Ended::Signal(signal)) => 128 + signal.number(),
+            Ok(Ended::Unknown | Ended::Crashed(_)) => -1,
             Err(error) => {
                 self.complain("collect a health check", &error);
                 -1

@@ -5,11 +5,10 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::backend::{Ended, Process};
+use crate::backend::{Process, stat_field};
 
 /// The file's name.
 pub(super) const NAME: &str = "process";
@@ -62,49 +61,9 @@ fn open(pid: i32) -> io::Result<Option<OwnedFd>> {
 
 fn describe(pid: i32) -> io::Result<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let started = field(&stat, 22).unwrap_or("?");
+    let started = stat_field(&stat, 22).unwrap_or("?");
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     Ok(format!("{pid} {started} {boot}"))
-}
-
-/// A field of proc_pid_stat(5), counted from 1; not the name, which may hold anything.
-fn field(stat: &str, number: usize) -> Option<&str> {
-    let after_name = &stat[stat.rfind(')')? + 1..];
-    after_name.split_whitespace().nth(number.checked_sub(3)?)
-}
-
-/// How a process has ended that is not our child. The kernel tells it of a process that its
-/// parent has collected, from Linux 6.15 on; and of one that was not, to root. `None` otherwise.
-pub(super) fn how_it_ended(process: &Process) -> io::Result<Option<Ended>> {
-    // Its parent is init now, which collects it soon.
-    let patience = Instant::now() + Duration::from_secs(1);
-    loop {
-        if let Some(status) = isle_sys::pidfd::exit_status(&process.ended)? {
-            return Ok(decode(status));
-        }
-        let of_zombie = std::fs::read_to_string(format!("/proc/{}/stat", process.pid));
-        match of_zombie {
-            Ok(stat) if field(&stat, 3) == Some("Z") => {
-                if let Some(status) = field(&stat, 52).and_then(|text| text.parse().ok()) {
-                    return Ok(decode(status));
-                }
-            }
-            _ if Instant::now() >= patience => return Ok(None),
-            _ => {}
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// A status as waitpid(2) has it.
-fn decode(status: i32) -> Option<Ended> {
-    let signal = status & 0x7f;
-    match signal {
-        0 => Some(Ended::Code(((status >> 8) & 0xff) as u8)),
-        _ => isle_types::Signal::from_number(signal)
-            .ok()
-            .map(Ended::Signal),
-    }
 }
 
 #[cfg(test)]
@@ -137,36 +96,5 @@ mod tests {
         let text = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, text.replace('-', "_")).unwrap();
         assert!(find(folder.path()).unwrap().is_none());
-    }
-
-    #[test]
-    fn the_end_of_a_zombie_is_read_without_collecting_it() {
-        for (script, expected) in [
-            ("exit 7", Some(Ended::Code(7))),
-            (
-                "kill -TERM $$",
-                Some(Ended::Signal(isle_types::Signal::TERM)),
-            ),
-        ] {
-            let mut child = Command::new("sh").args(["-c", script]).spawn().unwrap();
-            let pid = i32::try_from(child.id()).unwrap();
-            let ended = open(pid).unwrap().unwrap();
-            let process = Process {
-                pid,
-                ended,
-                terminal: None,
-            };
-            let mut fds = [rustix::event::PollFd::new(
-                &process.ended,
-                rustix::event::PollFlags::IN,
-            )];
-            rustix::event::poll(&mut fds, None).unwrap();
-            if !rustix::process::geteuid().is_root() {
-                eprintln!("skipped: needs root");
-            } else {
-                assert_eq!(how_it_ended(&process).unwrap(), expected);
-            }
-            child.wait().unwrap();
-        }
     }
 }

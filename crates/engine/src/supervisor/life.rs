@@ -117,6 +117,8 @@ impl Supervisor {
             terminal = Some(second);
             stdout = Some(master);
         }
+        self.watch_backend()
+            .map_err(cannot("watch what it runs in"))?;
         let pid = process.pid;
         if let Err(error) = identity::write(&self.directory, pid) {
             self.complain("note which process it is", &error);
@@ -133,6 +135,14 @@ impl Supervisor {
         };
         self.take_on(run).map_err(cannot("watch the process"))?;
         Ok(pid)
+    }
+
+    /// Hears from now on when the back end has something to do.
+    fn watch_backend(&self) -> io::Result<()> {
+        match self.backend.watch() {
+            Some(fd) => self.poller.add(fd, Token::Backend, Interest::READ),
+            None => Ok(()),
+        }
     }
 
     /// Looks after a run from now on.
@@ -171,7 +181,8 @@ impl Supervisor {
             self.complain("take over", &error);
         }
         let adopted = process.map(|process| {
-            self.backend.adopt(&process)?;
+            let process = self.backend.adopt(process)?;
+            self.watch_backend()?;
             let open = |name| match self.settings.has_terminal {
                 // Its other end has gone with the supervisor.
                 true => Ok(None),
@@ -196,7 +207,7 @@ impl Supervisor {
                     let _ = self.backend.kill_all();
                 }
                 self.clean_up();
-                let exit = exit_of(None, false);
+                let exit = exit_of(Ended::Unknown, false);
                 self.notes
                     .push(Note::new("die").with("exitCode", exit.code));
                 self.ended(&exit, Duration::ZERO);
@@ -258,15 +269,11 @@ impl Supervisor {
     /// The instance's process has ended.
     pub(super) fn process_ended(&mut self) {
         let Some(run) = &self.run else { return };
-        let ended = match run.is_adopted {
-            true => identity::how_it_ended(&run.process),
-            false => self.backend.reap(&run.process).map(Some),
-        };
-        let ended = match ended {
+        let ended = match self.backend.reap(&run.process) {
             Ok(ended) => ended,
             Err(error) => {
                 self.complain("collect the process", &error);
-                None
+                Ended::Unknown
             }
         };
         self.drain_output();
@@ -535,15 +542,24 @@ pub(super) fn could_not_start(error: &StartError) -> Exit {
     }
 }
 
-/// How a run ended, from what waitpid(2) says; `None` when nobody could be asked.
-fn exit_of(ended: Option<Ended>, is_out_of_memory: bool) -> Exit {
+/// How a run ended.
+fn exit_of(ended: Ended, is_out_of_memory: bool) -> Exit {
     let was_killed = |code: i32| code == 128 + Signal::KILL.number();
     match ended {
-        None => Exit {
+        Ended::Unknown => Exit {
             code: 255,
             reason: ExitReason::SupervisorLost,
         },
-        Some(Ended::Code(code)) => Exit {
+        // The memory that ran out was the host's, or what the host allowed it.
+        Ended::Crashed(_) if is_out_of_memory => Exit {
+            code: 128 + Signal::KILL.number(),
+            reason: ExitReason::OutOfMemory,
+        },
+        Ended::Crashed(message) => Exit {
+            code: 255,
+            reason: ExitReason::Crashed { message },
+        },
+        Ended::Code(code) => Exit {
             code: code.into(),
             // A shell passes on that its child was killed.
             reason: match is_out_of_memory && was_killed(code.into()) {
@@ -551,7 +567,7 @@ fn exit_of(ended: Option<Ended>, is_out_of_memory: bool) -> Exit {
                 false => ExitReason::Exited,
             },
         },
-        Some(Ended::Signal(signal)) => Exit {
+        Ended::Signal(signal) => Exit {
             code: 128 + signal.number(),
             reason: match is_out_of_memory && signal == Signal::KILL {
                 true => ExitReason::OutOfMemory,

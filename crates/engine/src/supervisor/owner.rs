@@ -143,6 +143,7 @@ impl Supervisor {
             Token::Ended => self.process_ended(),
             Token::Stdout | Token::Stderr => self.read_output(ready.token),
             Token::Stdin => self.feed_stdin(),
+            Token::Backend => self.backend.tend(),
             Token::CheckEnded => self.check_ended(),
             Token::CheckOutput => self.read_check_output(),
             Token::Client(number) => self.serve(number, ready),

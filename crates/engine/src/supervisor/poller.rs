@@ -26,6 +26,8 @@ pub(super) enum Token {
     CheckEnded,
     /// The health check says something.
     CheckOutput,
+    /// The back end has something to do.
+    Backend,
     /// A client.
     Client(u32),
     /// The process of an exec has ended.
@@ -37,7 +39,7 @@ pub(super) enum Token {
 }
 
 impl Token {
-    const SIMPLE: [Token; 8] = [
+    const SIMPLE: [Token; 9] = [
         Token::Listener,
         Token::Signals,
         Token::Ended,
@@ -46,6 +48,7 @@ impl Token {
         Token::Stdin,
         Token::CheckEnded,
         Token::CheckOutput,
+        Token::Backend,
     ];
 
     fn encode(self) -> u64 {

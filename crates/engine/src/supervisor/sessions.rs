@@ -14,6 +14,7 @@ use super::poller::{Interest, Token};
 use super::streams::{self, Got};
 use crate::backend::{Ended, Process, StartError, Stdio};
 use crate::protocol::{Cause, Exec, ExecStarted, Failed, answer, exit_frame, kind};
+use crate::session::WindowSize;
 use crate::state::{Exit, ExitReason};
 
 /// The most processes that `exec` runs at a time: three descriptors each, of 1024 that a process
@@ -28,6 +29,8 @@ pub(super) struct Session {
     /// The reading ends, or the terminal, for when the client goes.
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
+    /// `stdout` is its terminal.
+    has_terminal: bool,
     /// What `events` calls it; not there for what nobody asked for.
     name: Option<String>,
 }
@@ -107,6 +110,7 @@ impl Supervisor {
         let started = Session {
             process,
             client: Some(number),
+            has_terminal: terminal.is_some(),
             stdout: terminal.or(ends.stdout),
             stderr: ends.stderr,
             name: Some(name.clone()),
@@ -143,6 +147,7 @@ impl Supervisor {
         match watched {
             Ok(()) => {
                 let session_of = Session {
+                    has_terminal: false,
                     process,
                     client: None,
                     stdout: None,
@@ -210,12 +215,14 @@ impl Supervisor {
                 code: 128 + signal.number(),
                 reason: ExitReason::Signalled { signal },
             },
+            Ok(Ended::Crashed(message)) => Exit {
+                code: 255,
+                reason: ExitReason::Crashed { message },
+            },
+            Ok(Ended::Unknown) => unknown(),
             Err(error) => {
                 self.complain("collect a process", &error);
-                Exit {
-                    code: 255,
-                    reason: ExitReason::SupervisorLost,
-                }
+                unknown()
             }
         };
         let client = session
@@ -235,12 +242,29 @@ impl Supervisor {
         }
     }
 
+    /// Tells the terminal of a session its size.
+    pub(super) fn resize_session(&mut self, number: u32, size: WindowSize) {
+        let session = self.sessions.get(&number).filter(|it| it.has_terminal);
+        if let Some((session, terminal)) = session.and_then(|it| Some((it, it.stdout.as_ref()?))) {
+            // Its process may have ended just now.
+            let process = &session.process;
+            let _ = self.backend.resize(process, terminal.as_fd(), size);
+        }
+    }
+
     /// Sends a signal to the process of a session.
     pub(super) fn signal_session(&mut self, number: u32, signal: isle_types::Signal) {
         if let Some(session) = self.sessions.get(&number) {
             // It may have ended just now.
             let _ = self.backend.signal(&session.process, signal);
         }
+    }
+}
+
+fn unknown() -> Exit {
+    Exit {
+        code: 255,
+        reason: ExitReason::SupervisorLost,
     }
 }
 

@@ -1,10 +1,10 @@
 //! What clients ask for, and what they are told.
 
 use std::io;
+use std::os::fd::AsFd;
 
 use isle_types::Signal;
 use rustix::net::sockopt::socket_peercred;
-use rustix::termios::tcsetwinsize;
 
 use super::client::{Client, PATIENCE, Role};
 use super::ledger::{Note, chain};
@@ -228,6 +228,10 @@ impl Supervisor {
             }
             (Role::Session(session), Request::Signal(signal)) => {
                 self.signal_session(session, signal);
+                return;
+            }
+            (Role::Session(session), Request::Resize(size)) => {
+                self.resize_session(session, size);
                 return;
             }
             (Role::Asking, Request::Attach(request)) => self.attach(number, request),
@@ -454,7 +458,8 @@ impl Supervisor {
             .terminal
             .as_ref()
             .ok_or_else(|| refusal(Cause::Failed, "the instance has no terminal"))?;
-        tcsetwinsize(terminal, size.into())
+        self.backend
+            .resize(&run.process, terminal.as_fd(), size)
             .map_err(|error| refusal(Cause::Failed, format!("cannot resize: {error}")))
     }
 }

@@ -8,12 +8,13 @@
 //!  image layers ── rootfs::Overlay ── detached mount ───────┘
 //! ```
 
+mod adopted;
 mod facts;
 mod rootfs;
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,7 +24,10 @@ use isle_types::Signal;
 use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::termios::tcsetwinsize;
 
+#[cfg(test)]
+pub(crate) use adopted::how_it_ended;
 pub(crate) use facts::available_capabilities;
 pub(crate) use rootfs::{Overlay, upper};
 
@@ -32,7 +36,7 @@ use super::oci::{files, limits, spec};
 use super::{Backend, Ended, Process, StartError, Stdio, chain, failed};
 use crate::config::{NetworkMode, Resources};
 use crate::state::Instance;
-use crate::{ExecRequest, Paths, Stats};
+use crate::{ExecRequest, Paths, Stats, WindowSize};
 use facts::Facts;
 
 /// The back end of one instance.
@@ -44,6 +48,8 @@ pub(crate) struct Container {
     layers: Vec<PathBuf>,
     layout: Layout,
     running: Option<Running>,
+    /// An earlier supervisor has started the first process: it is not our child.
+    is_adopted: bool,
 }
 
 /// What a run has until it is cleaned up.
@@ -77,6 +83,7 @@ impl Container {
             layers: layers.iter().map(|layer| paths.root.join(layer)).collect(),
             layout: Layout::detect().map_err(failed("cannot use control groups"))?,
             running: None,
+            is_adopted: false,
         })
     }
 
@@ -86,6 +93,11 @@ impl Container {
             writable: Some(self.paths.instance(&self.instance.id)),
             is_volatile: self.instance.config.auto_remove,
         }
+    }
+
+    fn is_first(&self, process: &Process) -> bool {
+        let running = self.running.as_ref();
+        running.is_some_and(|running| running.pid == process.pid)
     }
 
     fn running(&self) -> io::Result<&Running> {
@@ -197,7 +209,7 @@ impl Backend for Container {
         })
     }
 
-    fn adopt(&mut self, process: &Process) -> io::Result<()> {
+    fn adopt(&mut self, process: Process) -> io::Result<Process> {
         // Its root as it sees it itself; looked into as into any root: by descriptor, in it.
         let rootfs = rustix::fs::open(
             format!("/proc/{}/root", process.pid),
@@ -216,10 +228,14 @@ impl Backend for Container {
             init: process.ended.try_clone()?,
             pid: process.pid,
         });
-        Ok(())
+        self.is_adopted = true;
+        Ok(process)
     }
 
     fn reap(&mut self, process: &Process) -> io::Result<Ended> {
+        if self.is_adopted && self.is_first(process) {
+            return Ok(adopted::how_it_ended(process)?.unwrap_or(Ended::Unknown));
+        }
         let id = WaitId::PidFd(process.ended.as_fd());
         let status = waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?
             .ok_or_else(|| io::Error::other("it has not ended"))?;
@@ -237,6 +253,15 @@ impl Backend for Container {
         let signal = rustix::process::Signal::from_named_raw(signal.number())
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         Ok(pidfd_send_signal(&process.ended, signal)?)
+    }
+
+    fn resize(
+        &mut self,
+        _process: &Process,
+        terminal: BorrowedFd<'_>,
+        size: WindowSize,
+    ) -> io::Result<()> {
+        Ok(tcsetwinsize(terminal, size.into())?)
     }
 
     fn kill_all(&mut self) -> io::Result<()> {
@@ -296,6 +321,7 @@ impl Backend for Container {
 
     fn clean_up(&mut self) -> io::Result<()> {
         self.running = None;
+        self.is_adopted = false;
         remove_cgroup(&self.layout, &self.instance)
     }
 }

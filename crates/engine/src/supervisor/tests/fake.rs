@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio as ChildStdio};
@@ -14,6 +14,7 @@ use isle_types::{InstanceId, Signal};
 use rustix::process::{Pid, PidfdFlags, kill_process, kill_process_group, pidfd_open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
+use crate::backend::container::how_it_ended;
 use crate::backend::{Backend, Ended, Process, StartError, Stdio};
 use crate::config::{InstanceConfig, Resources, RestartPolicy};
 use crate::control::{Control, ControlError};
@@ -114,16 +115,15 @@ impl Backend for FakeBackend {
         self.spawn(&mut command, stdio)
     }
 
-    fn adopt(&mut self, _process: &Process) -> io::Result<()> {
-        Ok(())
+    fn adopt(&mut self, process: Process) -> io::Result<Process> {
+        Ok(process)
     }
 
     fn reap(&mut self, process: &Process) -> io::Result<Ended> {
-        let child = self.children.get_mut(&process.pid);
-        let status = child
-            .ok_or(io::ErrorKind::NotFound)?
-            .try_wait()?
-            .ok_or(io::ErrorKind::WouldBlock)?;
+        let Some(child) = self.children.get_mut(&process.pid) else {
+            return Ok(how_it_ended(process)?.unwrap_or(Ended::Unknown));
+        };
+        let status = child.try_wait()?.ok_or(io::ErrorKind::WouldBlock)?;
         self.children.remove(&process.pid);
         Ok(match status.signal() {
             Some(signal) => Ended::Signal(Signal::from_number(signal).unwrap()),
@@ -134,6 +134,15 @@ impl Backend for FakeBackend {
     fn signal(&mut self, process: &Process, signal: Signal) -> io::Result<()> {
         let signal = rustix::process::Signal::from_named_raw(signal.number()).unwrap();
         Ok(kill_process(pid(process), signal)?)
+    }
+
+    fn resize(
+        &mut self,
+        _process: &Process,
+        terminal: BorrowedFd<'_>,
+        size: WindowSize,
+    ) -> io::Result<()> {
+        Ok(rustix::termios::tcsetwinsize(terminal, size.into())?)
     }
 
     fn kill_all(&mut self) -> io::Result<()> {
