@@ -78,6 +78,17 @@ fn a_slip_is_answered_with_what_was_meant(world: &World) {
         .exits_with(1)
         .complains("did you mean webserver?");
     world
+        .isle(["create", "--name", "web", &image, "true"])
+        .succeeds();
+    world
+        .isle(["start", "wbe"])
+        .exits_with(1)
+        .complains("did you mean web?");
+    world
+        .isle(["create", "--pull", "never", "ubsybxo"])
+        .exits_with(125)
+        .complains("did you mean busybox");
+    world
         .isle(["run", "--pull", "never", "busibox"])
         .exits_with(125)
         .complains("did you mean busybox");

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use isle_engine::EngineError;
 use isle_format::{TemplateError, printable};
+use isle_types::nearest;
 
 use crate::flags::FlagError;
 
@@ -267,58 +268,9 @@ pub fn report_usage(error: &clap::Error) -> u8 {
     ENGINE
 }
 
-/// The name that a slip or two of the fingers lead to: `rnu` is `run`. clap finds only names that
-/// begin like what was typed.
-fn nearest(word: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
-    // In a short word two slips leave nothing of it.
-    let slips = if word.len() > 4 { 2 } else { 1 };
-    names
-        .map(|name| (distance(word, name), name))
-        .filter(|(distance, _)| *distance <= slips)
-        .min()
-        .map(|(_, name)| name)
-}
-
-/// Letters added, left out, changed, or swapped with their neighbour.
-fn distance(left: &str, right: &str) -> usize {
-    let (left, right): (Vec<char>, Vec<char>) = (left.chars().collect(), right.chars().collect());
-    let mut table = vec![vec![0; right.len() + 1]; left.len() + 1];
-    for (row, line) in table.iter_mut().enumerate() {
-        line[0] = row;
-    }
-    for (column, cell) in table[0].iter_mut().enumerate() {
-        *cell = column;
-    }
-    for row in 1..=left.len() {
-        for column in 1..=right.len() {
-            let changed = usize::from(left[row - 1] != right[column - 1]);
-            let mut best = (table[row - 1][column] + 1)
-                .min(table[row][column - 1] + 1)
-                .min(table[row - 1][column - 1] + changed);
-            let is_swap = row > 1
-                && column > 1
-                && left[row - 1] == right[column - 2]
-                && left[row - 2] == right[column - 1];
-            if is_swap {
-                best = best.min(table[row - 2][column - 2] + 1);
-            }
-            table[row][column] = best;
-        }
-    }
-    table[left.len()][right.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_slip_of_the_fingers_is_understood() {
-        let names = || ["run", "rm", "rmi", "ps"].into_iter();
-        assert_eq!(nearest("rnu", names()), Some("run"));
-        assert_eq!(nearest("runn", names()), Some("run"));
-        assert_eq!(nearest("foo", names()), None);
-    }
 
     #[test]
     fn an_error_is_printed_with_its_causes_and_the_remedy() {

@@ -62,7 +62,6 @@ mod legacy;
 mod limits;
 mod load;
 mod manifest;
-mod nearest;
 mod pipe;
 mod placement;
 mod platform;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use isle_database::Database;
+use isle_types::nearest;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -13,7 +14,6 @@ use crate::digest::Digest;
 use crate::folders::Folders;
 use crate::image::{ConfigError, Image, parse_config};
 use crate::limits::{LIMITS, Limits};
-use crate::nearest::nearest;
 use crate::platform::Platform;
 use crate::reference::Reference;
 
@@ -277,8 +277,13 @@ impl Store {
             .query_map([], |row| row.get::<_, String>(0))?
             .map(|name| name.map(|name| familiar(&name)))
             .collect::<Result<_, _>>()?;
+        // A tag that nobody typed is not what was typed rightly.
+        fn typed(name: &str) -> &str {
+            name.strip_suffix(":latest").unwrap_or(name)
+        }
+        let nearest = nearest(typed(&name), names.iter().map(|name| typed(name)));
         Ok(FindError::NotFound {
-            nearest: nearest(&name, names.iter().map(|name| &**name)),
+            nearest: nearest.map(str::to_owned),
             name,
         })
     }

@@ -13,9 +13,11 @@ mod duration;
 mod instance;
 mod isolation;
 mod signal;
+mod spelling;
 
 pub use byte_size::{ByteSize, ByteSizeError};
 pub use duration::{DurationError, format_duration, parse_duration};
 pub use instance::{InstanceId, InstanceIdError, InstanceName, InstanceNameError};
 pub use isolation::{Isolation, IsolationError};
 pub use signal::{Signal, SignalError};
+pub use spelling::nearest;

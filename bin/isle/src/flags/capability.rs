@@ -1,5 +1,7 @@
 //! `--cap-add`, `--cap-drop`.
 
+use isle_types::nearest;
+
 use super::FlagError;
 
 /// capabilities(7) of Linux 6.
@@ -54,9 +56,11 @@ pub fn capability(text: &str) -> Result<String, FlagError> {
     if name == "ALL" || NAMES.contains(&name) {
         return Ok(name.to_owned());
     }
+    let holds = |known: &&str| known.contains(name) && name.len() > 2;
     let near = NAMES
-        .iter()
-        .find(|known| known.contains(name) && name.len() > 2);
+        .into_iter()
+        .find(holds)
+        .or_else(|| nearest(name, NAMES));
     Err(FlagError::new(
         format!("capability {text:?} is not known"),
         match near {
@@ -78,6 +82,7 @@ mod tests {
         let error = capability("PTRACE").unwrap_err();
         assert!(error.remedy.contains("SYS_PTRACE"));
         capability("").unwrap_err();
-        capability("NET_ADMIM").unwrap_err();
+        let error = capability("NET_ADMIM").unwrap_err();
+        assert!(error.remedy.contains("NET_ADMIN"));
     }
 }

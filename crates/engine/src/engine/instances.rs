@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use isle_image::{Healthcheck, Image};
-use isle_types::{InstanceId, InstanceName};
+use isle_types::{InstanceId, InstanceName, nearest};
 use jiff::Timestamp;
 
 use super::{CreateRequest, Engine, EngineError};
@@ -85,14 +85,10 @@ impl Engine {
 
     fn nothing_like(&self, wanted: &str) -> Result<EngineError, EngineError> {
         let names = self.store().names()?;
-        let nearest = names
-            .into_iter()
-            .map(|(_, name)| (distance(wanted, &name), name))
-            .filter(|(distance, name)| *distance <= 1 + name.len().min(wanted.len()) / 4)
-            .min();
+        let meant = nearest(wanted, names.iter().map(|(_, name)| &**name));
         Ok(EngineError::NoSuchInstance {
             name: wanted.to_owned(),
-            nearest: nearest.map(|(_, name)| name),
+            nearest: meant.map(str::to_owned),
         })
     }
 
@@ -245,37 +241,4 @@ fn health_check(image: &Healthcheck) -> Option<HealthCheck> {
         },
         on_unhealthy: OnUnhealthy::None,
     })
-}
-
-/// How many letters must be changed, added or left out to make `b` of `a` (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn distance_counts_single_letters() {
-        for (a, b, expected) in [
-            ("", "", 0),
-            ("web", "web", 0),
-            ("wbe", "web", 2),
-            ("a", "", 1),
-        ] {
-            assert_eq!(distance(a, b), expected, "{a} {b}");
-        }
-    }
 }
