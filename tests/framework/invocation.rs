@@ -34,6 +34,16 @@ impl Invocation {
         self
     }
 
+    /// Further arguments.
+    #[must_use]
+    pub fn arguments<S: AsRef<std::ffi::OsStr>>(
+        mut self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Invocation {
+        self.command.args(arguments);
+        self
+    }
+
     /// A variable of its environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Invocation {

@@ -15,6 +15,8 @@ pub enum Need {
     CgroupPids,
     /// Shares and quotas of the CPU.
     CgroupCpu,
+    /// An ext4 that limits what a project of files holds.
+    ProjectQuotas,
     /// `podman` on the path.
     Podman,
     /// `skopeo` on the path.
@@ -43,6 +45,7 @@ impl Need {
             Need::CgroupMemory => missing_controller("memory"),
             Need::CgroupPids => missing_controller("pids"),
             Need::CgroupCpu => missing_controller("cpu"),
+            Need::ProjectQuotas => missing_project_quotas(),
             Need::Podman => missing_program("podman"),
             Need::Skopeo => missing_program("skopeo"),
             Need::Buildah => missing_program("buildah"),
@@ -68,6 +71,23 @@ fn missing_program(name: &str) -> Option<String> {
     match find_program(name) {
         Some(_) => None,
         None => Some(format!("{name} is not installed")),
+    }
+}
+
+/// Tries it, in a mount namespace that ends with the try.
+fn missing_project_quotas() -> Option<String> {
+    let Ok(folder) = tempfile::tempdir_in("/var/tmp") else {
+        return Some("/var/tmp cannot be written".into());
+    };
+    let try_it = "truncate -s 16M image && mkfs.ext4 -q -O quota,project image && mkdir on && \
+                  mount -o loop,prjquota image on";
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-ec", try_it])
+        .current_dir(folder.path())
+        .output();
+    match output {
+        Ok(output) if output.status.success() => None,
+        _ => Some("the kernel mounts no ext4 with project quotas (CONFIG_QFMT_V2, loop)".into()),
     }
 }
 

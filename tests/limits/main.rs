@@ -12,6 +12,8 @@ isle_tests::stories! {
     resource_limits_are_as_asked [Need::Isle],
     shared_memory_has_the_size_asked_for,
     a_tmpfs_that_is_full_is_full_inside_only,
+    a_writable_layer_has_the_size_asked_for [Need::Isle, Need::ProjectQuotas],
+    a_size_that_cannot_be_enforced_is_refused [Need::Isle],
     stats_show_what_is_used [Need::CgroupMemory],
     the_oom_score_is_as_asked,
 }
@@ -132,6 +134,116 @@ fn a_tmpfs_that_is_full_is_full_inside_only(world: &World) {
         ])
         .exits_with(0);
     outcome.prints("code 1");
+}
+
+/// A state root on an ext4 with project quotas, until it is dropped.
+struct LimitedRoot(std::path::PathBuf);
+
+impl LimitedRoot {
+    fn mount(world: &World) -> LimitedRoot {
+        let image = world.file("ext4", "");
+        let root = world.root();
+        let script = format!(
+            "truncate -s 128M {image} && mkfs.ext4 -q -O quota,project {image} && \
+             mount -o loop,prjquota {image} {}",
+            root.display()
+        );
+        let made = std::process::Command::new("sh")
+            .args(["-ec", &script])
+            .status();
+        assert!(made.is_ok_and(|status| status.success()), "{script}");
+        LimitedRoot(root)
+    }
+}
+
+impl Drop for LimitedRoot {
+    fn drop(&mut self) {
+        // What still uses it keeps it: the framework finds that.
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+fn a_writable_layer_has_the_size_asked_for(world: &World) {
+    let root = LimitedRoot::mount(world);
+    let image = world.busybox();
+    let limited = |size: &str, script: &str| {
+        world
+            .isle(["run", "--rm", "--storage-opt", size, &image, "sh", "-c"])
+            .arguments([script])
+            .run()
+    };
+    let fill = "dd if=/dev/zero of=/big bs=1M count=20; du -k /big";
+    let outcome = limited("size=5m", fill);
+    outcome.complains("quota exceeded");
+    let text = outcome.stdout();
+    let kib: u64 = text
+        .split_whitespace()
+        .next()
+        .and_then(|number| number.parse().ok())
+        .expect("du prints a number");
+    assert!((4000..=5 << 10).contains(&kib), "{outcome}");
+    // What is copied up from the image counts; a volume does not; nor does another instance.
+    let copied = "cp /bin/busybox /bin/other && cat /bin/busybox >> /bin/other";
+    assert_eq!(limited("size=5m", copied).code(), 0);
+    world
+        .isle([
+            "run",
+            "--rm",
+            "--storage-opt",
+            "size=5m",
+            "-v",
+            "/data",
+            &image,
+        ])
+        .arguments(["dd", "if=/dev/zero", "of=/data/big", "bs=1M", "count=20"])
+        .exits_with(0);
+    world
+        .isle([
+            "create",
+            "--name",
+            "n",
+            "--storage-opt",
+            "size=5m",
+            &image,
+            "sh",
+            "-c",
+            fill,
+        ])
+        .succeeds();
+    for _ in 0..2 {
+        world
+            .isle(["start", "-a", "n"])
+            .run()
+            .complains("quota exceeded");
+    }
+    world.isle(["rm", "n"]).succeeds();
+    world.isle(["rmi", &image]).succeeds();
+    drop(root);
+}
+
+fn a_size_that_cannot_be_enforced_is_refused(world: &World) {
+    let image = world.busybox();
+    let outcome = world
+        .isle([
+            "run",
+            "--rm",
+            "--storage-opt",
+            "size=5m",
+            "--tmpfs",
+            "/x",
+            &image,
+        ])
+        .arguments(["true"])
+        .run();
+    match outcome.code() {
+        // /var/tmp of this host can.
+        0 => {}
+        code => {
+            assert_eq!(code, 125);
+            outcome.complains("prjquota");
+        }
+    }
+    assert_eq!(world.isle(["ps", "-aq"]).succeeds(), "");
 }
 
 fn stats_show_what_is_used(world: &World) {

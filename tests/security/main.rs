@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 
 use isle_tests::{Need, World};
 
@@ -24,7 +25,9 @@ isle_tests::stories! {
     an_image_with_links_for_proc_and_dev_is_refused_or_masked,
     every_namespace_is_its_own,
     processes_of_the_host_cannot_be_seen_or_killed,
-    a_user_namespace_is_real_or_refused [Need::Isle],
+    a_user_namespace_is_real [Need::Isle],
+    instances_with_user_ids_of_their_own_share_none [Need::Isle],
+    files_have_the_ids_that_they_have_inside [Need::Isle],
     environment_and_labels_of_an_image_give_no_privilege,
     abstract_sockets_of_the_host_are_out_of_reach,
     the_level_in_force_is_shown [Need::Isle],
@@ -367,7 +370,7 @@ fn processes_of_the_host_cannot_be_seen_or_killed(world: &World) {
     assert_eq!(text.trim(), outside.to_string_lossy());
 }
 
-fn a_user_namespace_is_real_or_refused(world: &World) {
+fn a_user_namespace_is_real(world: &World) {
     let image = world.busybox();
     let script = "cat /proc/self/uid_map; id -u; touch /mine && stat -c %u /mine";
     let outcome = world
@@ -375,10 +378,6 @@ fn a_user_namespace_is_real_or_refused(world: &World) {
             "run", "--rm", "--userns", "auto", &image, "sh", "-c", script,
         ])
         .run();
-    if outcome.code() == 125 {
-        outcome.complains("userns");
-        return;
-    }
     let text = outcome.stdout();
     let first: Vec<&str> = text
         .lines()
@@ -389,6 +388,130 @@ fn a_user_namespace_is_real_or_refused(world: &World) {
     assert_eq!(first.first(), Some(&"0"), "{outcome}");
     assert!(first.get(1).is_some_and(|start| *start != "0"), "{outcome}");
     assert!(text.ends_with("0\n0\n"), "{outcome}");
+}
+
+/// The line of `/proc/self/uid_map`: first id inside, first id of the host, count.
+fn id_map(world: &World, name: &str) -> [u64; 3] {
+    let text = world
+        .isle(["exec", name, "cat", "/proc/self/uid_map"])
+        .succeeds();
+    let mut numbers = text.split_whitespace().map(|number| number.parse());
+    [(); 3].map(|()| numbers.next().expect("three numbers").expect("numbers"))
+}
+
+fn instances_with_user_ids_of_their_own_share_none(world: &World) {
+    let image = world.busybox();
+    for (name, mode) in [("a", "auto"), ("b", "auto:size=5000"), ("c", "auto")] {
+        let sleep = ["sleep", "1000"];
+        let mut arguments = vec!["run", "-d", "--name", name, "--userns", mode, &image];
+        arguments.extend(sleep);
+        world.isle(arguments).succeeds();
+    }
+    let ranges = ["a", "b", "c"].map(|name| id_map(world, name));
+    assert_eq!(ranges[1][2], 5000);
+    for (index, [inside, first, size]) in ranges.iter().enumerate() {
+        assert_eq!(*inside, 0);
+        assert!(*first >= 100_000, "{ranges:?}");
+        for [_, other, other_size] in &ranges[..index] {
+            let is_apart = other + other_size <= *first || first + size <= *other;
+            assert!(is_apart, "{ranges:?}");
+        }
+    }
+    // The kernel's own word for the first process, seen from the host.
+    let pid = world.inspect("a")["State"]["Pid"].to_string();
+    let owner = fs::metadata(format!("/proc/{pid}")).expect("it runs");
+    assert_eq!(u64::from(owner.uid()), ranges[0][1]);
+    // What is gone gives its range back.
+    world.isle(["rm", "-f", "a"]).succeeds();
+    world
+        .isle([
+            "run", "-d", "--name", "d", "--userns", "auto", &image, "sleep", "1000",
+        ])
+        .succeeds();
+    assert_eq!(id_map(world, "d")[1], ranges[0][1]);
+    for flags in [
+        &["--privileged"][..],
+        &["--network", "host"],
+        &["--pid", "host"],
+    ] {
+        let mut arguments = vec!["run", "--rm", "--userns", "auto"];
+        arguments.extend(flags);
+        arguments.extend([image.as_str(), "true"]);
+        world
+            .isle(arguments)
+            .exits_with(125)
+            .complains("--userns auto");
+    }
+    world
+        .isle([
+            "run",
+            "--rm",
+            "--userns",
+            "auto:size=1073741824",
+            &image,
+            "true",
+        ])
+        .exits_with(125)
+        .complains("no range of 1073741824 user ids is free");
+}
+
+fn files_have_the_ids_that_they_have_inside(world: &World) {
+    let image = world.busybox();
+    let script = "echo volume > /data/file && chown 5:6 /data/file && \
+                  echo own > /own && chown 7:8 /own && echo to-stdout > /dev/stdout && sleep 1000";
+    world
+        .isle([
+            "run",
+            "-d",
+            "--name",
+            "u",
+            "--userns",
+            "auto",
+            "-v",
+            "data:/data",
+            &image,
+        ])
+        .arguments(["sh", "-c", script])
+        .succeeds();
+    world.wait_for_log("u", "to-stdout");
+    // A copy in either direction, while it runs.
+    let file = world.file("copied", "in");
+    world.isle(["cp", &file, "u:/copied"]).succeeds();
+    let list = [
+        "exec",
+        "u",
+        "stat",
+        "-c",
+        "%u:%g %n",
+        "/own",
+        "/data/file",
+        "/copied",
+    ];
+    let text = world.isle(list).succeeds();
+    assert_eq!(text, "7:8 /own\n5:6 /data/file\n0:0 /copied");
+    let copied = world.files().join("own");
+    world
+        .isle(["cp", "-a", "u:/own", &copied.to_string_lossy()])
+        .succeeds();
+    let owner = fs::metadata(&copied).expect("copied");
+    assert_eq!((owner.uid(), owner.gid()), (7, 8));
+    // On the disk too: the volume is another instance's without a user namespace, and an image made
+    // of the instance has no trace of the range.
+    world.isle(["commit", "u", "made"]).succeeds();
+    let mount = ["run", "--rm", "-v", "data:/data", "made"];
+    let text = world
+        .isle(mount)
+        .arguments(["stat", "-c", "%u:%g %n", "/own", "/data/file", "/copied"])
+        .succeeds();
+    assert_eq!(text, "7:8 /own\n5:6 /data/file\n0:0 /copied");
+    // It is started again with what it had.
+    world.isle(["restart", "-t", "0", "u"]).succeeds();
+    assert_eq!(
+        world
+            .isle(["exec", "u", "stat", "-c", "%u", "/own"])
+            .succeeds(),
+        "7"
+    );
 }
 
 fn environment_and_labels_of_an_image_give_no_privilege(world: &World) {

@@ -18,6 +18,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use tar::{Builder, EntryType, Header};
 
+use crate::IdRange;
+
 /// How a tree is written.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Style {
@@ -25,6 +27,9 @@ pub(crate) struct Style {
     pub(crate) is_layer: bool,
     /// Leave out what is there only because something was mounted over it.
     pub(crate) leaves_mount_points_out: bool,
+    /// The files are seen with the ids that they have on the host, and are to be written with those
+    /// that they have inside. Those of others are nobody's.
+    pub(crate) ids: Option<IdRange>,
 }
 
 /// Whether an entry of a writable layer is there only because every instance has something mounted
@@ -147,7 +152,7 @@ impl<'w> Archive<'w> {
                 let stat = fstat(&directory)?;
                 self.attributes(directory.as_fd())?;
                 self.append(
-                    header(&stat, EntryType::Directory),
+                    self.header(&stat, EntryType::Directory),
                     &as_folder(path),
                     io::empty(),
                 )?;
@@ -159,7 +164,7 @@ impl<'w> Archive<'w> {
             FileType::RegularFile => self.regular(folder, name, path),
             FileType::Symlink => {
                 let target = readlinkat(folder, name, Vec::new())?;
-                let header = header(&stat, EntryType::Symlink);
+                let header = self.header(&stat, EntryType::Symlink);
                 self.link(
                     header,
                     path,
@@ -174,7 +179,7 @@ impl<'w> Archive<'w> {
             }
             FileType::CharacterDevice => self.device(&stat, EntryType::Char, path),
             FileType::BlockDevice => self.device(&stat, EntryType::Block, path),
-            FileType::Fifo => self.append(header(&stat, EntryType::Fifo), path, io::empty()),
+            FileType::Fifo => self.append(self.header(&stat, EntryType::Fifo), path, io::empty()),
             // A socket means nothing without its process; tar has no word for it.
             FileType::Socket | FileType::Unknown => Ok(()),
         }
@@ -191,12 +196,12 @@ impl<'w> Archive<'w> {
         if stat.st_nlink > 1 {
             let key = (stat.st_dev, stat.st_ino);
             if let Some(first) = self.links.get(&key).cloned() {
-                return self.link(header(&stat, EntryType::Link), path, &first);
+                return self.link(self.header(&stat, EntryType::Link), path, &first);
             }
             self.links.insert(key, path.to_owned());
         }
         self.attributes(file.as_fd())?;
-        let mut header = header(&stat, EntryType::Regular);
+        let mut header = self.header(&stat, EntryType::Regular);
         header.set_size(stat.st_size as u64);
         // One that grows or shrinks meanwhile must not shift what comes after it.
         let content = Exactly {
@@ -207,10 +212,27 @@ impl<'w> Archive<'w> {
     }
 
     fn device(&mut self, stat: &Stat, kind: EntryType, path: &Path) -> io::Result<()> {
-        let mut header = header(stat, kind);
+        let mut header = self.header(stat, kind);
         header.set_device_major(rustix::fs::major(stat.st_rdev))?;
         header.set_device_minor(rustix::fs::minor(stat.st_rdev))?;
         self.append(header, path, io::empty())
+    }
+
+    fn header(&self, stat: &Stat, kind: EntryType) -> Header {
+        /// `nobody` and `nogroup`, as the kernel shows ids that a user namespace lacks.
+        const NOBODY: u32 = 65534;
+        let inside = |id: u32| match self.style.ids {
+            None => u64::from(id),
+            Some(range) => range.inside(id).unwrap_or(NOBODY).into(),
+        };
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(0);
+        header.set_mode(stat.st_mode & 0o7777);
+        header.set_uid(inside(stat.st_uid));
+        header.set_gid(inside(stat.st_gid));
+        header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
+        header
     }
 
     fn mark(&mut self, path: &Path) -> io::Result<()> {
@@ -276,17 +298,6 @@ fn as_folder(path: &Path) -> PathBuf {
     let mut text = path.as_os_str().to_owned();
     text.push("/");
     PathBuf::from(text)
-}
-
-fn header(stat: &Stat, kind: EntryType) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_size(0);
-    header.set_mode(stat.st_mode & 0o7777);
-    header.set_uid(u64::from(stat.st_uid));
-    header.set_gid(u64::from(stat.st_gid));
-    header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
-    header
 }
 
 /// Whether a folder of a writable layer hides those of the layers below.

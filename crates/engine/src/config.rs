@@ -285,7 +285,7 @@ pub enum UserNamespace {
     Host,
     /// A range of its own, which no other instance has: `auto`, or `auto:size=N`.
     Auto {
-        /// How many ids; 65536 when not given.
+        /// How many ids; as many as the image's accounts need when not given.
         size: Option<u32>,
     },
 }

@@ -19,6 +19,7 @@ pub mod backend;
 pub mod config;
 mod control;
 mod engine;
+mod id_range;
 mod launch;
 mod lock;
 pub mod log;
@@ -36,6 +37,7 @@ mod validate;
 mod volume;
 
 pub use engine::*;
+pub use id_range::IdRange;
 pub use lock::InstanceLock;
 pub use paths::Paths;
 pub use session::*;

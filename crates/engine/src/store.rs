@@ -9,6 +9,7 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use isle_database::{Database, OpenError, Schema};
@@ -17,13 +18,15 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use crate::config::InstanceConfig;
+use crate::id_range::{self, IdRange};
 use crate::state::{Instance, InstanceState, Status};
 use crate::{Event, Paths};
 
 /// The tables of this crate.
 pub const SCHEMA: Schema = Schema {
     name: "engine",
-    migrations: &["
+    migrations: &[
+        "
         CREATE TABLE instance (
             sequence   INTEGER PRIMARY KEY AUTOINCREMENT,
             id         TEXT NOT NULL UNIQUE,
@@ -55,7 +58,15 @@ pub const SCHEMA: Schema = Schema {
         CREATE TABLE host (
             boot_id TEXT NOT NULL
         ) STRICT;
-    "],
+    ",
+        "
+        CREATE TABLE id_range (
+            instance TEXT PRIMARY KEY,
+            first    INTEGER NOT NULL,
+            size     INTEGER NOT NULL
+        ) STRICT;
+    ",
+    ],
 };
 
 /// So many events are kept at least; twice as many at most.
@@ -402,6 +413,55 @@ impl<D: Borrow<Database>> Store<D> {
         })
     }
 
+    /// The range of ids of an instance's own user namespace, when it has one.
+    ///
+    /// # Errors
+    /// When the state file cannot be read.
+    pub fn id_range(&self, id: &InstanceId) -> Result<Option<IdRange>, StoreError> {
+        let range = self
+            .database()
+            .connection()
+            .prepare_cached("SELECT first, size FROM id_range WHERE instance = ?1")?
+            .query_row([id.to_string()], id_range)
+            .optional()?;
+        Ok(range)
+    }
+
+    /// Gives an instance a range of so many ids, out of a pool, which no other instance has; the
+    /// one that it has already when that is of this size. `None` when there is no such range.
+    ///
+    /// # Errors
+    /// When the state file cannot be written.
+    pub fn take_id_range(
+        &self,
+        id: &InstanceId,
+        size: u32,
+        pool: &[Range<u32>],
+    ) -> Result<Option<IdRange>, StoreError> {
+        if let Some(range) = self.id_range(id)?.filter(|range| range.size == size) {
+            return Ok(Some(range));
+        }
+        self.database().write(|transaction| {
+            // Those of instances that are gone are free; nobody paid for that when they went.
+            transaction.execute(
+                "DELETE FROM id_range WHERE instance NOT IN (SELECT id FROM instance)",
+                [],
+            )?;
+            let taken: Vec<IdRange> = transaction
+                .prepare_cached("SELECT first, size FROM id_range WHERE instance <> ?1")?
+                .query_map([id.to_string()], id_range)?
+                .collect::<Result<_, _>>()?;
+            let Some(range) = id_range::choose(pool, &taken, size) else {
+                return Ok(None);
+            };
+            transaction.execute(
+                "INSERT OR REPLACE INTO id_range (instance, first, size) VALUES (?1, ?2, ?3)",
+                params![id.to_string(), range.first, range.size],
+            )?;
+            Ok(Some(range))
+        })
+    }
+
     /// Notes something that happened.
     ///
     /// # Errors
@@ -486,6 +546,13 @@ impl<D: Borrow<Database>> Store<D> {
     pub(crate) fn database(&self) -> &Database {
         self.database.borrow()
     }
+}
+
+fn id_range(row: &Row<'_>) -> rusqlite::Result<IdRange> {
+    Ok(IdRange {
+        first: row.get(0)?,
+        size: row.get(1)?,
+    })
 }
 
 fn refuse_taken(transaction: &Transaction<'_>, name: &InstanceName) -> Result<(), StoreError> {

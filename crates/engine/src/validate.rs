@@ -104,12 +104,12 @@ pub(crate) fn validate(config: &InstanceConfig, host: &Host) -> Checked {
         let reason = "it must be from -1000 to 1000";
         return Err(refuse("--oom-score-adj", adjustment, reason, None));
     }
-    if let Some(size) = config.storage_size {
+    if let Some(size) = config.storage_size.filter(|size| size.bytes() == 0) {
         return Err(refuse(
             "--storage-opt size",
             size,
-            "a limit of the writable layer is not available in this version",
-            Some("leave it out, or mount a tmpfs with a size where the writes go"),
+            "it must be more than 0",
+            None,
         ));
     }
     Ok(())
@@ -623,13 +623,8 @@ fn security(config: &InstanceConfig, host: &Host) -> Checked {
 }
 
 fn namespaces(config: &InstanceConfig) -> Checked {
-    if let UserNamespace::Auto { .. } = config.namespaces.user {
-        return Err(refuse(
-            "--userns",
-            "auto",
-            "a range of user ids of its own is not available in this version",
-            Some("leave it out, or run as another user with --user"),
-        ));
+    if let UserNamespace::Auto { size } = config.namespaces.user {
+        own_ids(config, size)?;
     }
     if let Some(size) = config.shm_size {
         if size.bytes() == 0 {
@@ -646,6 +641,37 @@ fn namespaces(config: &InstanceConfig) -> Checked {
         }
     }
     Ok(())
+}
+
+/// What root of a user namespace of its own has no right to, as Docker refuses it.
+fn own_ids(config: &InstanceConfig, size: Option<u32>) -> Checked {
+    const MOST: u32 = 1 << 30;
+    if let Some(size) = size.filter(|size| *size == 0 || *size > MOST) {
+        let reason = format!("it must be from 1 to {MOST}");
+        return Err(refuse("--userns auto:size", size, reason, None));
+    }
+    if config.security.privileged {
+        let reason = "root of a user namespace of its own has no privileges on the host";
+        let hint = Some("leave --privileged or --userns auto out");
+        return Err(refuse("--privileged", "true", reason, hint));
+    }
+    let namespaces = &config.namespaces;
+    let shared = [
+        ("--network", config.network != NetworkMode::None),
+        ("--pid", namespaces.pid != NamespaceMode::Private),
+        ("--ipc", namespaces.ipc != NamespaceMode::Private),
+        ("--uts", namespaces.uts != NamespaceMode::Private),
+        ("--cgroupns", namespaces.cgroup != NamespaceMode::Private),
+    ];
+    match shared.iter().find(|(_, is_shared)| *is_shared) {
+        None => Ok(()),
+        Some((field, _)) => Err(refuse(
+            field,
+            "shared",
+            "a namespace of others cannot be shared from a user namespace of its own",
+            Some("leave this flag or --userns auto out"),
+        )),
+    }
 }
 
 fn lifecycle(config: &InstanceConfig) -> Checked {
@@ -731,7 +757,7 @@ mod tests {
     #[test]
     fn every_refusal_names_the_flag() {
         type Change = fn(&mut InstanceConfig);
-        let table: [(&str, Change); 27] = [
+        let table: [(&str, Change); 32] = [
             ("command", |c| c.process.command = None),
             ("--env", |c| c.process.env = vec!["=x".into()]),
             ("--workdir", |c| c.process.working_dir = Some("srv".into())),
@@ -792,6 +818,22 @@ mod tests {
                     permissions: "x".into(),
                 }];
             }),
+            ("--userns auto:size", |c| {
+                c.namespaces.user = UserNamespace::Auto { size: Some(0) };
+            }),
+            ("--privileged", |c| {
+                c.namespaces.user = UserNamespace::Auto { size: None };
+                c.security.privileged = true;
+            }),
+            ("--network", |c| {
+                c.namespaces.user = UserNamespace::Auto { size: None };
+                c.network = NetworkMode::Host;
+            }),
+            ("--pid", |c| {
+                c.namespaces.user = UserNamespace::Auto { size: None };
+                c.namespaces.pid = NamespaceMode::Host;
+            }),
+            ("--storage-opt size", |c| c.storage_size = Some(ByteSize(0))),
             ("--rm", |c| {
                 c.auto_remove = true;
                 c.restart = RestartPolicy::Always;

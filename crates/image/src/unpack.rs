@@ -36,6 +36,10 @@ pub struct UnpackOptions {
     pub whiteouts: bool,
     /// Give files the owners of the archive; otherwise they belong to the caller.
     pub keep_owner: bool,
+    /// The id of the host that stands for id 0 of the archive: of the user namespace whose files
+    /// are written, else 0. For another than 0 the calling thread must write files as that user
+    /// (setfsuid(2)).
+    pub first_id: u32,
     /// The caps.
     pub limits: Limits,
 }
@@ -45,6 +49,7 @@ impl Default for UnpackOptions {
         UnpackOptions {
             whiteouts: true,
             keep_owner: true,
+            first_id: 0,
             limits: Limits::default(),
         }
     }
@@ -732,7 +737,7 @@ impl Unpacker<'_> {
         must_set: bool,
     ) -> Result<(), UnpackError> {
         if self.options.keep_owner && (must_set || (entry.uid, entry.gid) != (self.uid, self.gid)) {
-            let (uid, gid) = owner(entry);
+            let (uid, gid) = owner(entry, self.options.first_id);
             rustix::fs::fchown(fd, Some(uid), Some(gid))
                 .map_err(io_error("set the owner of", &path.bytes))?;
         }
@@ -774,7 +779,7 @@ impl Unpacker<'_> {
         if self.options.keep_owner
             && (parent.is_setgid || (entry.uid, entry.gid) != (self.uid, self.gid))
         {
-            let (uid, gid) = owner(entry);
+            let (uid, gid) = owner(entry, self.options.first_id);
             rustix::fs::chownat(&parent.fd, name, Some(uid), Some(gid), nofollow)
                 .map_err(io_error("set the owner of", &path.bytes))?;
         }
@@ -874,8 +879,13 @@ fn c_name(name: &[u8]) -> CString {
     CString::new(name).expect("the reader refuses paths with a NUL")
 }
 
-fn owner(entry: &Entry) -> (Uid, Gid) {
-    (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid))
+/// What is out of range stays so, and is refused by the kernel; -1 would mean "leave as it is".
+fn owner(entry: &Entry, first_id: u32) -> (Uid, Gid) {
+    let outside = |id: u32| id.saturating_add(first_id).min(u32::MAX - 1);
+    (
+        Uid::from_raw(outside(entry.uid)),
+        Gid::from_raw(outside(entry.gid)),
+    )
 }
 
 fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use isle_cgroup::Cgroup;
 use isle_sys::launch::{self, Event, Launched, MountSource, Slot, Step, Strings, Target};
 use isle_sys::mount::{self, Attributes};
-use oci_spec::runtime::LinuxIdMapping;
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::OpenTreeFlags;
 
@@ -49,6 +49,24 @@ fn clone_tree(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
         }
         tree => Ok(tree?),
     }
+}
+
+/// A user namespace in which the ids from 0 on are those from `first` on outside, users and groups
+/// alike, held by a descriptor alone: for mounts with mapped ids, see mount_setattr(2).
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn user_namespace_of(first: u32, size: u32) -> io::Result<OwnedFd> {
+    let mapping = LinuxIdMappingBuilder::default()
+        .container_id(0_u32)
+        .host_id(first)
+        .size(size)
+        .build()
+        .map_err(io::Error::other)?;
+    user_namespace(&IdMap {
+        uids: vec![mapping],
+        gids: vec![mapping],
+    })
 }
 
 /// A user namespace with these maps, held by a descriptor alone.

@@ -38,7 +38,7 @@ pub mod users;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-pub use act::start;
+pub use act::{start, user_namespace_of};
 pub use error::{LaunchError, PlanError, StepError};
 pub use exec::{ExecOptions, ExecPlan, exec, exec_with};
 pub use hooks::{run as run_hook, send_descriptor};

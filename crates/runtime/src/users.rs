@@ -250,6 +250,19 @@ pub fn resolve(
     })
 }
 
+/// The largest id below `limit` that `/etc/passwd` or `/etc/group` names; 0 when there is none.
+///
+/// # Errors
+/// [`UserError`] when one of them cannot be read.
+pub fn largest_id(root: BorrowedFd<'_>, limit: u32) -> Result<u32, UserError> {
+    let passwd = read(root, "etc/passwd")?.unwrap_or_default();
+    let group = read(root, "etc/group")?.unwrap_or_default();
+    let ids = accounts(&passwd)
+        .flat_map(|account| [account.uid, account.gid])
+        .chain(groups(&group).map(|group| group.gid));
+    Ok(ids.filter(|id| *id < limit).max().unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;

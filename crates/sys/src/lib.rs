@@ -10,6 +10,7 @@
 //! - [`namespace`]: namespaces of the calling thread (unshare(2)).
 //! - [`pidfd`]: how a process has ended that is not the caller's child.
 //! - [`process`]: the few calls that a runtime's parent process needs.
+//! - [`quota`]: limits of what a project of files holds.
 //! - [`resource_usage`]: CPU time of children, for benchmarks.
 //! - [`signals`]: signals as something to read.
 //! - [`socket`]: what a socket tells about itself.
@@ -25,6 +26,7 @@ pub mod mount;
 pub mod namespace;
 pub mod pidfd;
 pub mod process;
+pub mod quota;
 pub mod resource_usage;
 pub mod signals;
 pub mod socket;

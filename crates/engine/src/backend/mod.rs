@@ -16,7 +16,7 @@ use isle_types::{Isolation, Signal};
 
 use crate::config::Resources;
 use crate::state::Instance;
-use crate::{ExecRequest, Paths, Stats, WindowSize};
+use crate::{EngineError, ExecRequest, Paths, Stats, WindowSize};
 
 /// The standard streams that a new process is given.
 #[derive(Debug)]
@@ -226,6 +226,34 @@ pub fn open(
             Ok(Box::new(container))
         }
     }
+}
+
+/// Makes the place where a new instance writes, when its size is limited.
+///
+/// # Errors
+/// [`EngineError::InvalidConfig`] when the host cannot limit it.
+pub(crate) fn make_storage(instance: &Instance, paths: &Paths) -> Result<(), EngineError> {
+    match (instance.config.isolation, instance.config.storage_size) {
+        (_, None) => Ok(()),
+        (Isolation::Container, Some(size)) => container::limit_storage(instance, paths, size),
+    }
+}
+
+/// Takes away the folder of an instance, with all that it has written.
+///
+/// # Errors
+/// When the host refuses.
+pub(crate) fn remove_storage(instance: &Instance, paths: &Paths) -> io::Result<()> {
+    let folder = paths.instance(&instance.id);
+    let freed = match (instance.config.isolation, instance.config.storage_size) {
+        (_, None) => None,
+        (Isolation::Container, Some(_)) => container::limited_storage(&folder),
+    };
+    match std::fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    freed.map_or(Ok(()), |limit| limit.lift(paths))
 }
 
 /// Takes away what runs of an instance have left, when no supervisor is there to do it. Harmless

@@ -25,7 +25,9 @@ use super::{Change, ChangeKind, Engine, EngineError, PathStat};
 use crate::InstanceLock;
 use crate::archive::{self, Archive, Style};
 use crate::backend::chain;
-use crate::backend::container::{Overlay, upper};
+use crate::backend::container::{Overlay, upper, view};
+use crate::config::UserNamespace;
+use crate::id_range::{IdRange, as_its_root};
 use crate::state::{Instance, Status};
 
 /// How long a verb waits for another one that works on the same files.
@@ -34,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The root of an instance's files.
 struct Root {
     folder: OwnedFd,
+    /// What runs in a user namespace of its own is seen with the ids of the host.
+    ids: Option<IdRange>,
     /// Of a stopped instance that is written to: nobody may start it meanwhile.
     _lock: Option<InstanceLock>,
 }
@@ -146,7 +150,11 @@ impl Engine {
         let inside = absolute(path);
         let fail = |errno| path_error(&instance, path, errno);
         let written = EngineError::io("write an archive of", path);
-        let mut archive = Archive::new(writer, Style::default());
+        let style = Style {
+            ids: root.ids,
+            ..Style::default()
+        };
+        let mut archive = Archive::new(writer, style);
         let follows = follow_link || path.ends_with('/') || path.ends_with("/.");
         let Some(last) = inside.file_name() else {
             // The root itself: its entries, as Docker.
@@ -205,17 +213,23 @@ impl Engine {
         let options = UnpackOptions {
             whiteouts: false,
             keep_owner,
+            first_id: root.ids.map_or(0, |range| range.first),
             ..UnpackOptions::default()
         };
         let mut archive = TarReader::new(BufReader::new(reader), options.limits);
-        isle_image::unpack(folder.as_fd(), &mut archive, &options).map_err(|error| {
-            EngineError::Archive {
-                name: instance.name.clone(),
-                path: directory.to_owned(),
-                reason: chain(&error),
-            }
-        })?;
-        Ok(())
+        let mut unpack = || isle_image::unpack(folder.as_fd(), &mut archive, &options);
+        let unpacked = match root.ids {
+            None => unpack(),
+            Some(range) => as_its_root(range, unpack).map_err(EngineError::io(
+                "write as the root of",
+                instance.name.as_str(),
+            ))?,
+        };
+        unpacked.map(drop).map_err(|error| EngineError::Archive {
+            name: instance.name.clone(),
+            path: directory.to_owned(),
+            reason: chain(&error),
+        })
     }
 
     fn is_on_mount(&self, instance: &Instance, path: &str) -> bool {
@@ -234,6 +248,7 @@ impl Engine {
         {
             return Ok(Root {
                 folder,
+                ids: self.ids(instance)?,
                 _lock: None,
             });
         }
@@ -261,6 +276,7 @@ impl Engine {
             };
             return Ok(Root {
                 folder: overlay.mount().map_err(fail)?,
+                ids: None,
                 _lock: Some(lock),
             });
         }
@@ -270,9 +286,18 @@ impl Engine {
             layers.insert(0, upper);
         }
         Ok(Root {
-            folder: read_only(layers).map_err(fail)?,
+            folder: view(layers).map_err(fail)?,
+            ids: None,
             _lock: None,
         })
+    }
+
+    /// The ids of the host that it has while it runs.
+    fn ids(&self, instance: &Instance) -> Result<Option<IdRange>, EngineError> {
+        match instance.config.namespaces.user {
+            UserNamespace::Default | UserNamespace::Host => Ok(None),
+            UserNamespace::Auto { .. } => Ok(self.store().id_range(&instance.id)?),
+        }
     }
 
     fn image_layers(&self, instance: &Instance) -> Result<Vec<PathBuf>, EngineError> {
@@ -284,30 +309,10 @@ impl Engine {
     /// The image's own files, without the instance's.
     fn image_root(&self, instance: &Instance) -> Result<OwnedFd, EngineError> {
         let layers = self.image_layers(instance)?;
-        read_only(layers).map_err(EngineError::io(
+        view(layers).map_err(EngineError::io(
             "mount the image of",
             instance.name.as_str(),
         ))
-    }
-}
-
-/// Layers as one tree that cannot be written. An overlay needs two; one is a folder already.
-fn read_only(layers: Vec<PathBuf>) -> io::Result<OwnedFd> {
-    match layers.as_slice() {
-        [] => Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            "the image has no layers",
-        )),
-        [only] => {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            Ok(openat(CWD, only, flags, Mode::empty())?)
-        }
-        _ => Overlay {
-            layers,
-            writable: None,
-            is_volatile: false,
-        }
-        .mount(),
     }
 }
 

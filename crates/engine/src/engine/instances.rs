@@ -15,7 +15,7 @@ use crate::merge::{merge, normal_path};
 use crate::state::{Instance, InstanceState, Status};
 use crate::store::NewEvent;
 use crate::validate::{Host, validate};
-use crate::{names, volume};
+use crate::{backend, names, volume};
 
 /// So many random names are tried before one gets a number behind it.
 const RANDOM_NAMES_TRIED: usize = 6;
@@ -141,9 +141,28 @@ impl Engine {
                 health: None,
             },
         };
+        backend::make_storage(&instance, &self.paths)?;
+        let inserted = self.insert(&mut instance, &layers, &volumes, request.name.is_none());
+        if inserted.is_err() && instance.config.storage_size.is_some() {
+            // The error that counts is the first one.
+            let _ = backend::remove_storage(&instance, &self.paths);
+        }
+        inserted?;
+        self.fresh.set(Some(instance.id));
+        Ok(instance)
+    }
+
+    /// Writes the row of a new instance; one whose name was not given gets another if it must.
+    fn insert(
+        &self,
+        instance: &mut Instance,
+        layers: &[PathBuf],
+        volumes: &[(String, bool)],
+        may_rename: bool,
+    ) -> Result<(), EngineError> {
         let mut tries = 0;
         loop {
-            let inserted = self.store().insert(&instance, &layers, |transaction| {
+            let inserted = self.store().insert(instance, layers, |transaction| {
                 let owner = instance.id.to_string();
                 isle_image::Store::hold(transaction, &instance.image_id, &owner)?;
                 volumes.iter().try_for_each(|(name, is_anonymous)| {
@@ -151,11 +170,8 @@ impl Engine {
                 })
             });
             match inserted.map_err(EngineError::from) {
-                Ok(()) => {
-                    self.fresh.set(Some(instance.id));
-                    return Ok(instance);
-                }
-                Err(EngineError::NameInUse { .. }) if request.name.is_none() => {
+                Ok(()) => return Ok(()),
+                Err(EngineError::NameInUse { .. }) if may_rename => {
                     tries += 1;
                     instance.name =
                         names::random_name(tries >= RANDOM_NAMES_TRIED).map_err(no_randomness)?;

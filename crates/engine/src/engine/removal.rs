@@ -1,7 +1,5 @@
 //! Taking instances away.
 
-use std::fs;
-use std::io;
 use std::time::Duration;
 
 use isle_types::{InstanceId, Signal};
@@ -90,12 +88,8 @@ impl Engine {
         }
         let directory = self.paths.instance(id);
         backend::clean_up(instance).map_err(EngineError::io("clean up after", &directory))?;
-        match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(EngineError::io("remove", directory)(error));
-            }
-            _ => {}
-        }
+        backend::remove_storage(instance, &self.paths)
+            .map_err(EngineError::io("remove", &directory))?;
         if volumes || instance.config.auto_remove {
             for name in volume_names(instance) {
                 volume::remove_anonymous(self.images.database(), &self.paths, name)

@@ -9,7 +9,7 @@ use crate::config::{Resources, RestartPolicy};
 use crate::engine::volume_names;
 use crate::state::{Instance, InstanceState};
 use crate::store::{NewEvent, Store, StoreError};
-use crate::{Paths, volume};
+use crate::{Paths, backend, volume};
 
 /// Something that happened, for `events`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,6 +184,7 @@ impl Ledger for StoreLedger {
             for name in volume_names(&instance) {
                 volume::remove_anonymous(store.database(), &self.paths, name)?;
             }
+            return Ok(backend::remove_storage(&instance, &self.paths)?);
         }
         match std::fs::remove_dir_all(self.paths.instance(&self.id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),

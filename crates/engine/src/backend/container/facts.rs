@@ -13,6 +13,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::IdRange;
 use crate::backend::oci::devices::{self, Node};
 use crate::backend::oci::spec::{self, Identity, Joined};
 use crate::backend::oci::{capabilities, sources};
@@ -38,6 +39,15 @@ impl std::ops::Deref for Facts {
     }
 }
 
+/// When facts are gathered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Before it starts.
+    Start,
+    /// It runs already: nothing of it may change.
+    Adoption,
+}
+
 impl Facts {
     /// Finds out all that there is to know. Makes the instance's volumes, and bind sources that
     /// are to be made.
@@ -48,6 +58,8 @@ impl Facts {
         instance: &Instance,
         paths: &Paths,
         rootfs: BorrowedFd<'_>,
+        id_range: Option<IdRange>,
+        moment: Moment,
     ) -> Result<Facts, StartError> {
         let config = &instance.config;
         let mut held = Vec::new();
@@ -62,7 +74,8 @@ impl Facts {
         };
         let process = &config.process;
         let user = identity(rootfs, process.user.as_deref(), &process.additional_groups)?;
-        let sources = sources::prepare(instance, paths, Some(rootfs))?;
+        let fill_from = (moment == Moment::Start).then_some(rootfs);
+        let sources = sources::prepare(instance, paths, fill_from)?;
         let files = files_folder(config, paths, &instance.id)?;
         let inner = spec::Facts {
             user,
@@ -82,7 +95,7 @@ impl Facts {
             sources,
             counts_swap,
             init,
-            id_range: None,
+            id_range,
         };
         Ok(Facts { inner, _held: held })
     }

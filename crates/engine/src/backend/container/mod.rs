@@ -10,7 +10,9 @@
 
 mod adopted;
 mod facts;
+mod quota;
 mod rootfs;
+mod user_range;
 
 use std::fs;
 use std::io;
@@ -29,15 +31,16 @@ use rustix::termios::tcsetwinsize;
 #[cfg(test)]
 pub(crate) use adopted::how_it_ended;
 pub(crate) use facts::available_capabilities;
-pub(crate) use rootfs::{Overlay, upper};
+pub(crate) use quota::{limit_storage, limited_storage};
+pub(crate) use rootfs::{Overlay, upper, view};
 
 use super::host::HostUsage;
 use super::oci::{files, limits, spec};
 use super::{Backend, Ended, Process, StartError, Stdio, chain, failed};
-use crate::config::{NetworkMode, Resources};
+use crate::config::{NetworkMode, Resources, UserNamespace};
 use crate::state::Instance;
 use crate::{ExecRequest, Paths, Stats, WindowSize};
-use facts::Facts;
+use facts::{Facts, Moment};
 
 /// The back end of one instance.
 #[derive(Debug)]
@@ -110,11 +113,34 @@ impl Container {
 impl Backend for Container {
     fn start(&mut self, stdio: Stdio) -> Result<Process, StartError> {
         let instance = &self.instance;
-        let rootfs = self
-            .overlay()
-            .mount()
-            .map_err(failed("cannot mount the root file system"))?;
-        let facts = Facts::gather(instance, &self.paths, rootfs.as_fd())?;
+        let overlay = self.overlay();
+        let cannot = "cannot mount the root file system";
+        let (rootfs, facts) = match &instance.config.namespaces.user {
+            UserNamespace::Default | UserNamespace::Host => {
+                let rootfs = overlay.mount().map_err(failed(cannot))?;
+                let facts =
+                    Facts::gather(instance, &self.paths, rootfs.as_fd(), None, Moment::Start)?;
+                (rootfs, facts)
+            }
+            UserNamespace::Auto { size } => {
+                // Accounts and volumes are read as they are on the disk, before ids are mapped.
+                let seen = overlay.view().map_err(failed(cannot))?;
+                let range = user_range::take(instance, &self.paths, seen.as_fd(), *size)?;
+                let facts = Facts::gather(
+                    instance,
+                    &self.paths,
+                    seen.as_fd(),
+                    Some(range),
+                    Moment::Start,
+                )?;
+                drop(seen);
+                let rootfs = overlay.mount_mapped(range).map_err(failed(cannot))?;
+                user_range::give(&stdio, range, &facts.user).map_err(failed(
+                    "cannot give the standard streams to the user of the instance",
+                ))?;
+                (rootfs, facts)
+            }
+        };
         // Who shares a network shares the other instance's files, and leaves them as they are.
         if !matches!(instance.config.network, NetworkMode::Instance(_)) {
             files::write(
@@ -182,6 +208,11 @@ impl Backend for Container {
         let (process, facts) = running
             .facts
             .for_exec(&self.instance, request, running.pid)?;
+        if let Some(range) = facts.id_range {
+            user_range::give(&stdio, range, &facts.user).map_err(failed(
+                "cannot give the standard streams to the user of the process",
+            ))?;
+        }
         let policy = spec::seccomp(&self.instance.config.security, &facts);
         let program = policy.as_ref().map(isle_seccomp::compile).transpose();
         let program = program.map_err(failed("cannot compile the seccomp policy"))?;
@@ -216,8 +247,15 @@ impl Backend for Container {
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
-        let facts =
-            Facts::gather(&self.instance, &self.paths, rootfs.as_fd()).map_err(io::Error::other)?;
+        let range = user_range::of(&self.instance, &self.paths).map_err(io::Error::other)?;
+        let facts = Facts::gather(
+            &self.instance,
+            &self.paths,
+            rootfs.as_fd(),
+            range,
+            Moment::Adoption,
+        )
+        .map_err(io::Error::other)?;
         self.running = Some(Running {
             spec: None,
             facts,

@@ -9,16 +9,19 @@
 use std::ffi::CString;
 use std::fs::DirBuilder;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_change,
-    open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount,
+    mount_change, move_mount, open_tree,
 };
+
+use crate::id_range::{IdRange, as_its_root};
 
 /// What an overlay is made of.
 #[derive(Clone, Debug)]
@@ -60,7 +63,7 @@ impl Overlay {
         mount.map_err(|error| explained(context.as_fd(), error.into()))
     }
 
-    fn configure(&self, context: rustix::fd::BorrowedFd<'_>) -> io::Result<()> {
+    fn configure(&self, context: BorrowedFd<'_>) -> io::Result<()> {
         fsconfig_set_string(context, "source", "overlay")?;
         for layer in &self.layers {
             fsconfig_set_string(context, "lowerdir+", layer.as_path()).map_err(|error| {
@@ -89,11 +92,57 @@ impl Overlay {
 }
 
 impl Overlay {
+    /// Mounts it, attached nowhere, so that id 0 of the files is the first one of a range, and so
+    /// on: what is written is on the disk with the ids that it has inside.
+    ///
+    /// overlayfs itself cannot map ids; its layers can come through mounts that do. Those mounts
+    /// are attached over the layers' own places, in a mount namespace that ends with this call.
+    ///
+    /// # Errors
+    /// What the kernel said; that the file system cannot map ids.
+    pub(crate) fn mount_mapped(&self, range: IdRange) -> io::Result<OwnedFd> {
+        let mut folders: Vec<&Path> = self
+            .layers
+            .iter()
+            .map(|layer| layer.parent().unwrap_or(layer))
+            .chain(self.writable.as_deref())
+            .collect();
+        folders.sort_unstable();
+        folders.dedup();
+        if let Some(directory) = &self.writable {
+            // By the host's root: they are its own, so that they are root's inside.
+            self.folders(directory)?;
+        }
+        let map = isle_runtime::user_namespace_of(range.first, range.size)?;
+        std::thread::scope(|scope| {
+            let mounting = scope.spawn(|| {
+                isle_sys::namespace::unshare_mounts()?;
+                // What is mounted from here on stays here.
+                let inward = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+                mount_change("/", inward)?;
+                for folder in folders {
+                    map_ids_of(folder, map.as_fd())?;
+                }
+                // What overlayfs makes for itself must have an id that the mounts can map.
+                as_its_root(range, || self.mount())?
+            });
+            mounting.join().expect("the thread does not panic")
+        })
+    }
+
+    /// What it will show, for reading, while it is not mounted: as it is on the disk.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub(crate) fn view(&self) -> io::Result<OwnedFd> {
+        let own = self.writable.as_deref().map(upper);
+        let own = own.filter(|upper| upper.exists());
+        view(own.into_iter().chain(self.layers.clone()).collect())
+    }
+
     /// Makes the folders that it writes to.
     fn folders(&self, directory: &Path) -> io::Result<(PathBuf, PathBuf)> {
-        let (upper, work) = (upper(directory), directory.join("work"));
-        make_folder(&upper, 0o755)?;
-        make_folder(&work, 0o700)?;
+        let [upper, work] = make_writable(directory)?;
         // A volatile mount leaves this mark, and the kernel refuses to mount over it lest data be
         // lost unnoticed. Those who ask for volatile have said that they do not mind.
         let _ = std::fs::remove_dir_all(work.join("work/incompat"));
@@ -151,7 +200,7 @@ impl Overlay {
                 rustix::process::chdir(base)?;
                 mount("overlay", base, "overlay", flags, options.as_c_str())?;
                 let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-                Ok(open_tree(rustix::fs::CWD, base, clone)?)
+                Ok(open_tree(CWD, base, clone)?)
             });
             mounting.join().expect("the thread does not panic")
         })
@@ -165,6 +214,57 @@ const COMMON_OPTIONS: [(&str, &str); 3] = [
     ("metacopy", "off"),
     ("index", "off"),
 ];
+
+/// Makes the folders that overlayfs writes to, where they are not there: the writable layer itself,
+/// and one for what is on its way there.
+pub(crate) fn make_writable(directory: &Path) -> io::Result<[PathBuf; 2]> {
+    let (upper, work) = (upper(directory), directory.join("work"));
+    make_folder(&upper, 0o755)?;
+    make_folder(&work, 0o700)?;
+    Ok([upper, work])
+}
+
+/// Covers a folder with itself, its ids mapped as a user namespace says.
+fn map_ids_of(folder: &Path, map: BorrowedFd<'_>) -> io::Result<()> {
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, folder, clone)?;
+    isle_sys::mount::map_ids(tree.as_fd(), false, map).map_err(|error| {
+        let reason = match error.raw_os_error() {
+            Some(errno) if errno == Errno::INVAL.raw_os_error() => {
+                "its file system cannot map ids (ext4, xfs, btrfs can)".to_owned()
+            }
+            _ => error.to_string(),
+        };
+        let text = format!("map the ids of {}: {reason}", folder.display());
+        io::Error::new(error.kind(), text)
+    })?;
+    let from_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(&tree, "", CWD, folder, from_descriptor)?)
+}
+
+/// Layers as one tree that cannot be written, topmost first. An overlay needs two; one is a folder
+/// already.
+///
+/// # Errors
+/// What the kernel said; without layers.
+pub(crate) fn view(layers: Vec<PathBuf>) -> io::Result<OwnedFd> {
+    match layers.as_slice() {
+        [] => Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the image has no layers",
+        )),
+        [only] => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            Ok(openat(CWD, only, flags, Mode::empty())?)
+        }
+        _ => Overlay {
+            layers,
+            writable: None,
+            is_volatile: false,
+        }
+        .mount(),
+    }
+}
 
 fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(mode).create(path) {
@@ -184,7 +284,7 @@ fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
 }
 
 /// The kernel leaves its reasons in the context, one a read, see fsopen(2).
-fn explained(context: rustix::fd::BorrowedFd<'_>, error: io::Error) -> io::Error {
+fn explained(context: BorrowedFd<'_>, error: io::Error) -> io::Error {
     let mut reasons = Vec::new();
     let mut buffer = [0; 1024];
     while let Ok(length) = rustix::io::read(context, &mut buffer) {
@@ -204,8 +304,6 @@ fn explained(context: rustix::fd::BorrowedFd<'_>, error: io::Error) -> io::Error
 #[cfg(test)]
 mod tests {
     use std::fs;
-
-    use rustix::fs::{Mode, OFlags, openat};
 
     use super::*;
 

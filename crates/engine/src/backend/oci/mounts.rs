@@ -21,7 +21,9 @@ pub(crate) fn table(instance: &Instance, facts: &Facts) -> Vec<SpecMount> {
         let inside = format!("/etc/{name}");
         if !is_asked_for(&inside) {
             let source = facts.files.join(name);
-            table.push(mount(&inside, "bind", source, &["rbind", "rprivate"]));
+            let mut options = vec!["rbind", "rprivate"];
+            options.extend(facts.id_range.map(|_| "idmap"));
+            table.push(mount(&inside, "bind", source, &options));
         }
     }
     if let Some(init) = &facts.init {
@@ -31,7 +33,7 @@ pub(crate) fn table(instance: &Instance, facts: &Facts) -> Vec<SpecMount> {
     let mut asked: Vec<_> = config.mounts.iter().zip(&facts.sources).collect();
     asked.sort_by_key(|(mount, _)| depth(&mount.target));
     for (mount, source) in asked {
-        table.push(asked_for(mount, source.as_deref()));
+        table.push(asked_for(mount, source.as_deref(), facts));
     }
     table
 }
@@ -104,7 +106,7 @@ fn of_every_container(config: &InstanceConfig, facts: &Facts) -> Vec<SpecMount> 
     table
 }
 
-fn asked_for(asked: &Mount, source: Option<&std::path::Path>) -> SpecMount {
+fn asked_for(asked: &Mount, source: Option<&std::path::Path>, facts: &Facts) -> SpecMount {
     let target = asked.target.as_str();
     match &asked.source {
         MountSource::Bind {
@@ -129,6 +131,8 @@ fn asked_for(asked: &Mount, source: Option<&std::path::Path>) -> SpecMount {
             if asked.read_only {
                 options.extend(["ro", "rro"]);
             }
+            // On the disk a volume has the ids that its files have inside.
+            options.extend(facts.id_range.map(|_| "idmap"));
             mount(target, "bind", source.unwrap_or("".as_ref()), &options)
         }
         MountSource::Tmpfs {

@@ -15,6 +15,7 @@ use oci_spec::runtime::{
 
 use super::devices::{self, Node};
 use super::{capabilities, limits, mounts};
+use crate::IdRange;
 use crate::config::{
     InstanceConfig, NamespaceMode, NetworkMode, SeccompChoice, Security, UserNamespace,
 };
@@ -69,8 +70,8 @@ pub(crate) struct Facts {
     pub(crate) counts_swap: bool,
     /// The init program that `--init` binds into the container.
     pub(crate) init: Option<PathBuf>,
-    /// The range of ids of a user namespace of its own: first id of the host, count.
-    pub(crate) id_range: Option<(u32, u32)>,
+    /// The ids of a user namespace of its own.
+    pub(crate) id_range: Option<IdRange>,
 }
 
 /// Who a process runs as.
@@ -286,12 +287,12 @@ fn linux(instance: &Instance, facts: &Facts) -> Linux {
         .iter()
         .map(|node| node.device.clone())
         .collect();
-    let mappings = facts.id_range.map(|(host_id, size)| {
+    let mappings = facts.id_range.map(|range| {
         let mapping = LinuxIdMappingBuilder::default();
         let mapping = mapping
-            .host_id(host_id)
+            .host_id(range.first)
             .container_id(0_u32)
-            .size(size)
+            .size(range.size)
             .build();
         vec![mapping.expect("all fields are given")]
     });
@@ -300,7 +301,7 @@ fn linux(instance: &Instance, facts: &Facts) -> Linux {
     linux
         .set_uid_mappings(mappings.clone())
         .set_gid_mappings(mappings)
-        .set_sysctl(Some(sysctls(config)))
+        .set_sysctl(Some(sysctls(config, facts)))
         .set_resources(Some(limits::resources(
             &config.resources,
             facts.counts_swap,
@@ -366,14 +367,15 @@ fn namespace(kind: LinuxNamespaceType, path: Option<PathBuf>) -> LinuxNamespace 
 
 /// The user's, and in a network namespace of its own Docker's two: any port and ping without
 /// privileges.
-fn sysctls(config: &InstanceConfig) -> HashMap<String, String> {
+fn sysctls(config: &InstanceConfig, facts: &Facts) -> HashMap<String, String> {
     let mut sysctls: HashMap<String, String> = HashMap::new();
     if config.network == NetworkMode::None {
         sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "0".into());
-        if config.namespaces.user != (UserNamespace::Auto { size: None }) {
-            let every_group = "0 2147483647".to_owned();
-            sysctls.insert("net.ipv4.ping_group_range".into(), every_group);
-        }
+        let last_group = facts
+            .id_range
+            .map_or(i32::MAX as u32, |range| range.size - 1);
+        let every_group = format!("0 {last_group}");
+        sysctls.insert("net.ipv4.ping_group_range".into(), every_group);
     }
     sysctls.extend(config.sysctls.clone());
     sysctls
