@@ -155,6 +155,7 @@ pub(super) fn make(
             no_pivot: arguments.no_pivot,
             preserve_fds,
             seccomp: None,
+            is_for_guest: false,
         },
     )?;
     let rootfs = spec
