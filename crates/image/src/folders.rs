@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/blobs/sha256/<hex>   compressed layers, manifests, configurations; complete and synced
 //! <root>/layers/<random>/     unpacked layers in overlayfs format
+//! <root>/block-images/<random> images as disks for virtual machines
 //! <root>/tmp/<random>/        the workspace of one operation; its process holds a lock on it
 //! <root>/tmp/partial/<hex>    downloads that broke off and may go on
 //! ```
@@ -27,6 +28,7 @@ pub(crate) struct Folders {
     blobs_sha256: OwnedFd,
     blobs_sha512: OwnedFd,
     pub(crate) layers: OwnedFd,
+    pub(crate) block_images: OwnedFd,
     pub(crate) tmp: OwnedFd,
     pub(crate) partial: OwnedFd,
 }
@@ -49,6 +51,7 @@ impl Folders {
                 blobs_sha256: under("blobs/sha256")?,
                 blobs_sha512: under("blobs/sha512")?,
                 layers: under("layers")?,
+                block_images: under("block-images")?,
                 partial: under("tmp/partial")?,
                 tmp: under("tmp")?,
             })
@@ -59,7 +62,13 @@ impl Folders {
             Err(errno) => return Err(errno.into()),
         }
         use std::os::unix::fs::DirBuilderExt as _;
-        for name in ["blobs/sha256", "blobs/sha512", "layers", "tmp/partial"] {
+        for name in [
+            "blobs/sha256",
+            "blobs/sha512",
+            "layers",
+            "block-images",
+            "tmp/partial",
+        ] {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -87,6 +96,10 @@ impl Folders {
 
     pub(crate) fn layer_path(&self, directory: &str) -> PathBuf {
         self.path.join("layers").join(directory)
+    }
+
+    pub(crate) fn block_image_path(&self, file: &str) -> PathBuf {
+        self.path.join("block-images").join(file)
     }
 
     /// Makes a workspace of this process's own.

@@ -44,9 +44,11 @@
 #![forbid(unsafe_code)]
 
 mod blob;
+mod block;
 mod build;
 mod changes;
 mod compression;
+mod confined;
 #[cfg(test)]
 mod crash_tests;
 mod decode;
@@ -62,6 +64,7 @@ mod legacy;
 mod limits;
 mod load;
 mod manifest;
+mod merged;
 mod pipe;
 mod placement;
 mod platform;
@@ -81,6 +84,7 @@ mod unpack;
 mod usage;
 
 pub use blob::BlobReader;
+pub use block::{BlockImage, BlockImageError};
 pub use build::{BuildError, CommitOptions, ImportOptions};
 pub use changes::{ChangeError, apply_changes};
 pub use compression::{Compression, UnsupportedCompression};

@@ -8,7 +8,7 @@ use isle_database::Schema;
 /// The store's tables. Whoever opens the state file for a [`Store`](crate::Store) lists this.
 pub const SCHEMA: Schema = Schema {
     name: "image",
-    migrations: &[FOUNDATION],
+    migrations: &[FOUNDATION, BLOCK_IMAGES],
 };
 
 const FOUNDATION: &str = "
@@ -88,4 +88,18 @@ CREATE TABLE image_lease (
     blob TEXT REFERENCES blob (digest),
     layer INTEGER REFERENCES layer (id)
 ) STRICT;
+";
+
+const BLOCK_IMAGES: &str = "
+-- An image's root as a disk for virtual machines, made again whenever it is not what it should be.
+CREATE TABLE block_image (
+    image TEXT PRIMARY KEY REFERENCES image (id) ON DELETE CASCADE,
+    file TEXT NOT NULL UNIQUE,
+    size INTEGER NOT NULL,
+    digest TEXT NOT NULL,
+    -- The boot in which its content was last known to have this digest.
+    boot TEXT NOT NULL,
+    -- How it was made.
+    recipe INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 ";

@@ -131,6 +131,7 @@ impl Store {
             for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
                 freed += self.sweep_blobs(transaction, algorithm)?;
             }
+            freed += self.sweep_block_images(transaction)?;
             Ok::<_, StoreError>(())
         })?;
         freed += self
@@ -182,6 +183,24 @@ impl Store {
             }
             freed += size_of(folder, &name);
             tree::remove(folder.as_fd(), &name).map_err(self.io("clear", "blobs"))?;
+        }
+        Ok(freed)
+    }
+
+    /// A virtual machine that still reads one has it open.
+    fn sweep_block_images(
+        &self,
+        transaction: &rusqlite::Transaction<'_>,
+    ) -> Result<u64, StoreError> {
+        let folder = &self.folders.block_images;
+        let mut known = transaction.prepare_cached("SELECT 1 FROM block_image WHERE file = ?1")?;
+        let mut freed = 0;
+        for name in names_in(folder).map_err(self.io("look into", "block-images"))? {
+            if known.exists([&*name.to_string_lossy()])? {
+                continue;
+            }
+            freed += size_of(folder, &name);
+            tree::remove(folder.as_fd(), &name).map_err(self.io("clear", "block-images"))?;
         }
         Ok(freed)
     }

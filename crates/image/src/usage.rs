@@ -8,9 +8,9 @@ use crate::store::{Store, StoreError};
 /// The room that all images take, as `system df` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of all unpacked layers, each counted once.
+    /// Bytes of all unpacked layers, each counted once, and of block images.
     pub bytes: u64,
-    /// Of these, the bytes of layers that no image in use needs.
+    /// Of these, the bytes that no image in use needs.
     pub reclaimable_bytes: u64,
     /// By image.
     pub images: BTreeMap<Digest, ImageUsage>,
@@ -21,7 +21,7 @@ pub struct Usage {
 pub struct ImageUsage {
     /// Bytes of layers that other images have as well.
     pub shared_bytes: u64,
-    /// Bytes of layers that it has alone.
+    /// Bytes of layers that it has alone, and of its block image.
     pub unique_bytes: u64,
     /// How many instances need it.
     pub holders: u64,
@@ -49,9 +49,12 @@ impl Store {
         let connection = self.database.connection();
         let sum = |query: &str| connection.query_row(query, [], |row| row.get::<_, u64>(0));
         let bytes = sum("SELECT coalesce(sum(size), 0) FROM layer
-             WHERE id IN (SELECT layer FROM image_layer)")?;
+             WHERE id IN (SELECT layer FROM image_layer)")?
+            + sum("SELECT coalesce(sum(size), 0) FROM block_image")?;
         let needed = sum("SELECT coalesce(sum(size), 0) FROM layer WHERE id IN
-             (SELECT layer FROM image_layer WHERE image IN (SELECT image FROM image_hold))")?;
+             (SELECT layer FROM image_layer WHERE image IN (SELECT image FROM image_hold))")?
+            + sum("SELECT coalesce(sum(size), 0) FROM block_image
+             WHERE image IN (SELECT image FROM image_hold)")?;
         let mut statement = connection.prepare_cached(
             "SELECT id,
                  (SELECT coalesce(sum(size), 0) FROM layer WHERE layer.id IN
@@ -60,14 +63,17 @@ impl Store {
                      WHERE other.layer = layer.id AND other.image <> image.id)),
                  (SELECT coalesce(sum(size), 0) FROM layer WHERE layer.id IN
                      (SELECT layer FROM image_layer WHERE image = image.id)),
-                 (SELECT count(*) FROM image_hold WHERE image_hold.image = image.id)
+                 (SELECT count(*) FROM image_hold WHERE image_hold.image = image.id),
+                 (SELECT coalesce(sum(size), 0) FROM block_image
+                  WHERE block_image.image = image.id)
              FROM image",
         )?;
         let rows = statement.query_map([], |row| {
             let (id, shared, all): (String, u64, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let block_image: u64 = row.get(4)?;
             let usage = ImageUsage {
                 shared_bytes: shared,
-                unique_bytes: all.saturating_sub(shared),
+                unique_bytes: all.saturating_sub(shared) + block_image,
                 holders: row.get(3)?,
             };
             Ok((id, usage))

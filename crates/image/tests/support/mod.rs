@@ -54,6 +54,11 @@ pub fn has_program(name: &str) -> bool {
         .is_ok_and(|output| output.status.success())
 }
 
+/// Like [`has_program`], for programs that know no `--version`.
+pub fn can_run(name: &str) -> bool {
+    Command::new(name).arg("--help").output().is_ok()
+}
+
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(

@@ -1,0 +1,312 @@
+//! Runs a program of the host on files of a stranger, where a fault in it does no harm.
+//!
+//! It sees a root of its own with the host's programs and libraries, the tree that it works on, both
+//! read-only, and one file that it may write. It has no network, no other process, no capability but
+//! that of reading every file, and Docker's seccomp policy.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use isle_seccomp::Profile;
+use isle_sys::launch::{self, Event, Instruction, MountSource, Slot, Step, Strings, Target};
+use isle_sys::mount::{self, Attributes};
+use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen,
+};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+
+/// Where the tree is, for the program.
+pub(crate) const TREE: &str = "/tree";
+/// Where its output is, for the program.
+pub(crate) const OUTPUT: &str = "/output";
+
+/// Folders of the host that programs and their libraries are in.
+const PROGRAMS: [&str; 7] = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/nix/store",
+];
+
+/// `CAP_DAC_READ_SEARCH` of capabilities(7).
+const READ_EVERYTHING: u64 = 1 << 2;
+
+/// What to run on what.
+#[derive(Debug)]
+pub(crate) struct Confined<'a> {
+    /// An absolute path of the host.
+    pub(crate) program: &'a Path,
+    /// Its arguments, without its name.
+    pub(crate) arguments: &'a [&'a str],
+    /// A mount that is attached nowhere; seen at [`TREE`].
+    pub(crate) tree: OwnedFd,
+    /// A file of the host that it may write; seen at [`OUTPUT`].
+    pub(crate) output: &'a Path,
+    /// A directory of the host that the new root is attached to, in a mount namespace that nobody else
+    /// sees.
+    pub(crate) place: &'a Path,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// With code 0.
+    Well,
+    /// In another way: how, and what it said.
+    Badly { how: String, said: String },
+}
+
+impl Confined<'_> {
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn run(&self) -> io::Result<Ended> {
+        let root = root()?;
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        let said = File::from(rustix::fs::memfd_create("said", MemfdFlags::CLOEXEC)?);
+        let steps = self.steps()?;
+        let slots = [root.as_fd(), self.tree.as_fd(), null.as_fd(), said.as_fd()];
+        let kinds = {
+            use launch::namespace::{CGROUP, IPC, MOUNT, NETWORK, PID, UTS};
+            CGROUP | IPC | MOUNT | NETWORK | PID | UTS
+        };
+        let launched = launch::launch(kinds, None, &steps, &slots)?;
+        let event = launched.next_event();
+        let (_, pidfd, channel) = launched.into_parts();
+        let process = Process(Some(pidfd));
+        match event? {
+            Event::Closed => {}
+            Event::Failed(failure) => {
+                let what = steps
+                    .get(failure.step)
+                    .map_or_else(|| "prepare".to_owned(), ToString::to_string);
+                let why = io::Error::from_raw_os_error(failure.errno);
+                return Err(io::Error::new(
+                    why.kind(),
+                    format!("cannot {what}: {why} {}", failure.text),
+                ));
+            }
+            event => {
+                return Err(io::Error::other(format!("it said {event:?} unasked")));
+            }
+        }
+        let how = process.wait()?;
+        drop(channel);
+        match how {
+            None => Ok(Ended::Well),
+            Some(how) => Ok(Ended::Badly {
+                how,
+                said: last_words(said)?,
+            }),
+        }
+    }
+
+    fn steps(&self) -> io::Result<Vec<Step>> {
+        let read_only = Attributes::new(mount::RDONLY | mount::NOSUID | mount::NODEV, 0, 0);
+        let writable = Attributes::new(mount::NOSUID | mount::NODEV | mount::NOEXEC, 0, 0);
+        let mount = |source, target: CString, kind, attributes| Step::Mount {
+            source,
+            target,
+            kind,
+            attributes,
+            recursive_attributes: Attributes::default(),
+            copy_up: false,
+        };
+        let host = |path: CString| MountSource::Host {
+            path,
+            recursive: false,
+        };
+        let mut steps = vec![
+            Step::Propagate(mount::PRIVATE),
+            Step::AttachRoot {
+                tree: Slot(0),
+                at: text(self.place)?,
+            },
+        ];
+        for folder in PROGRAMS.map(Path::new) {
+            let inside = text(folder)?;
+            match std::fs::symlink_metadata(folder) {
+                Ok(metadata) if metadata.is_symlink() => steps.push(Step::Link {
+                    target: text(&std::fs::read_link(folder)?)?,
+                    path: inside,
+                }),
+                Ok(_) => steps.push(mount(
+                    host(inside.clone()),
+                    inside,
+                    Target::Directory,
+                    read_only,
+                )),
+                Err(_) => {}
+            }
+        }
+        steps.push(mount(
+            MountSource::Tree(Slot(1)),
+            text(Path::new(TREE))?,
+            Target::Directory,
+            Attributes::new(
+                mount::RDONLY | mount::NOSUID | mount::NODEV | mount::NOEXEC,
+                0,
+                0,
+            ),
+        ));
+        steps.push(mount(
+            host(text(self.output)?),
+            text(Path::new(OUTPUT))?,
+            Target::File,
+            writable,
+        ));
+        steps.extend([
+            Step::PivotRoot,
+            Step::RootAttributes {
+                attributes: read_only,
+                recursive: false,
+            },
+            Step::Streams([Slot(2), Slot(2), Slot(3)]),
+            Step::NoNewPrivileges,
+            Step::BoundingSet(READ_EVERYTHING),
+            Step::User {
+                uid: 0,
+                gid: 0,
+                groups: Some(Vec::new()),
+            },
+            Step::Capabilities {
+                effective: READ_EVERYTHING,
+                permitted: READ_EVERYTHING,
+                inheritable: READ_EVERYTHING,
+                ambient: READ_EVERYTHING,
+            },
+            Step::Umask(0o077),
+            Step::FindProgram {
+                name: self.program.to_string_lossy().into_owned(),
+                candidates: vec![text(self.program)?],
+            },
+            Step::Seccomp {
+                program: policy()?,
+                flags: 0,
+                listener: false,
+            },
+            Step::CloseFrom(3),
+            Step::Execute {
+                arguments: Strings::new(
+                    std::iter::once(self.program.as_os_str())
+                        .chain(self.arguments.iter().map(OsStr::new))
+                        .map(|word| text(Path::new(word)))
+                        .collect::<io::Result<_>>()?,
+                ),
+                environment: Strings::new(vec![c"LC_ALL=C.UTF-8".to_owned()]),
+            },
+        ]);
+        Ok(steps)
+    }
+}
+
+/// An empty root file system, attached nowhere.
+fn root() -> io::Result<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "size", "64k")?;
+    fsconfig_set_string(&context, "mode", "0755")?;
+    fsconfig_create(&context)?;
+    Ok(fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
+    )?)
+}
+
+/// Docker's default policy for a process without capabilities that matter.
+fn policy() -> io::Result<Vec<Instruction>> {
+    let policy = Profile::docker_default().resolve(&std::collections::HashSet::default());
+    let program = isle_seccomp::compile(&policy).map_err(io::Error::other)?;
+    Ok(program
+        .into_iter()
+        .map(|instruction| Instruction {
+            code: instruction.code,
+            jt: instruction.jt,
+            jf: instruction.jf,
+            k: instruction.k,
+        })
+        .collect())
+}
+
+fn text(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// The end of what was written to a file, without what would confuse a terminal.
+fn last_words(mut file: File) -> io::Result<String> {
+    let length = file.metadata()?.len();
+    file.seek(io::SeekFrom::Start(length.saturating_sub(2000)))?;
+    let mut bytes = Vec::new();
+    file.take(2000).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    Ok(lines[lines.len().saturating_sub(3)..].join("; "))
+}
+
+/// A child that is killed and collected unless it has ended.
+struct Process(Option<OwnedFd>);
+
+impl Process {
+    /// `None` when it ended well; else how.
+    fn wait(mut self) -> io::Result<Option<String>> {
+        let pidfd = self.0.take().expect("taken here only");
+        Ok(match collect(&pidfd)? {
+            (Some(0), _) => None,
+            (Some(code), _) => Some(format!("ended with code {code}")),
+            (None, Some(signal)) => Some(format!("was ended by signal {signal}")),
+            (None, None) => Some("ended in an unknown way".to_owned()),
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(pidfd) = self.0.take() {
+            // It may have ended by itself.
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            let _ = collect(&pidfd);
+        }
+    }
+}
+
+fn collect(pidfd: &OwnedFd) -> io::Result<(Option<i32>, Option<i32>)> {
+    loop {
+        match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+            Ok(status) => {
+                return Ok(status.map_or((None, None), |status| {
+                    (status.exit_status(), status.terminating_signal())
+                }));
+            }
+        }
+    }
+}
+
+/// A program of the host by its name, in the places where administrators' programs are.
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|path| {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty()).is_ok()
+                && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+                && path.is_file()
+        })
+}
