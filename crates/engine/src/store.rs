@@ -467,8 +467,16 @@ impl<D: Borrow<Database>> Store<D> {
     /// # Errors
     /// When the state file cannot be written.
     pub fn record_event(&self, event: &NewEvent) -> Result<(), StoreError> {
+        self.record_events(std::slice::from_ref(event))
+    }
+
+    /// Notes what happened, in one transaction.
+    ///
+    /// # Errors
+    /// When the state file cannot be written.
+    pub fn record_events(&self, events: &[NewEvent]) -> Result<(), StoreError> {
         self.database()
-            .write(|transaction| note(transaction, event))
+            .write(|transaction| events.iter().try_for_each(|event| note(transaction, event)))
     }
 
     /// What happened after `sequence`, oldest first.

@@ -147,10 +147,7 @@ impl Ledger for StoreLedger {
 
     fn note(&mut self, notes: &[Note]) -> Result<(), LedgerError> {
         let (store, instance) = self.opened()?;
-        for event in StoreLedger::events(instance, notes) {
-            store.record_event(&event)?;
-        }
-        Ok(())
+        Ok(store.record_events(&StoreLedger::events(instance, notes))?)
     }
 
     fn update(

@@ -22,8 +22,9 @@ use std::sync::Arc;
 
 use isle_cgroup::{Cgroup, Layout};
 use isle_runtime::{Options, Plan, Rootfs};
+use isle_seccomp::Instruction;
 use isle_types::Signal;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Linux, LinuxSeccomp, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::termios::tcsetwinsize;
@@ -58,12 +59,51 @@ pub(crate) struct Container {
 /// What a run has until it is cleaned up.
 #[derive(Debug)]
 struct Running {
-    /// Made again from instance and facts when it is needed: it is large.
-    spec: Option<Spec>,
+    /// What a further process needs.
+    inside: Inside,
     facts: Facts,
     cgroup: Arc<Cgroup>,
     init: OwnedFd,
     pid: i32,
+}
+
+/// What a further process needs of the specification; the whole is too large to be kept at rest.
+#[derive(Debug)]
+struct Inside {
+    /// With the namespaces only, and the seccomp policy without its rules.
+    spec: Spec,
+    /// The rules, a few kilobytes as the kernel takes them.
+    program: Option<Vec<Instruction>>,
+}
+
+impl Inside {
+    fn of(spec: &Spec) -> Result<Inside, StartError> {
+        let linux = spec.linux().as_ref();
+        let policy = linux.and_then(|linux| linux.seccomp().as_ref());
+        let program = policy.map(isle_seccomp::compile).transpose();
+        let program = program.map_err(failed("cannot compile the seccomp policy"))?;
+        let mut kept = Linux::default();
+        kept.set_namespaces(linux.and_then(|linux| linux.namespaces().clone()))
+            .set_seccomp(policy.map(without_rules));
+        let mut small = Spec::default();
+        small
+            .set_process(None)
+            .set_root(None)
+            .set_mounts(None)
+            .set_linux(Some(kept));
+        Ok(Inside {
+            spec: small,
+            program,
+        })
+    }
+}
+
+fn without_rules(policy: &LinuxSeccomp) -> LinuxSeccomp {
+    let mut kept = LinuxSeccomp::default();
+    kept.set_default_action(policy.default_action())
+        .set_default_errno_ret(policy.default_errno_ret())
+        .set_flags(policy.flags().clone());
+    kept
 }
 
 fn launch_failed(error: &isle_runtime::LaunchError) -> StartError {
@@ -152,9 +192,11 @@ impl Backend for Container {
         }
         let spec = spec::specification(instance, &facts);
 
+        let inside = Inside::of(&spec)?;
         let options = Options {
             id: instance.id.to_string(),
             bundle: self.paths.instance(&instance.id),
+            seccomp: inside.program.clone(),
             ..Options::default()
         };
         let plan = Plan::new(&spec, options).map_err(failed("cannot run this configuration"))?;
@@ -190,7 +232,7 @@ impl Backend for Container {
             .try_clone()
             .map_err(failed("cannot hold the process"))?;
         self.running = Some(Running {
-            spec: Some(spec),
+            inside,
             facts,
             cgroup,
             init,
@@ -213,23 +255,12 @@ impl Backend for Container {
                 "cannot give the standard streams to the user of the process",
             ))?;
         }
-        let policy = spec::seccomp(&self.instance.config.security, &facts);
-        let program = policy.as_ref().map(isle_seccomp::compile).transpose();
-        let program = program.map_err(failed("cannot compile the seccomp policy"))?;
-        let made;
-        let spec = match &running.spec {
-            Some(spec) => spec,
-            None => {
-                made = spec::specification(&self.instance, &running.facts);
-                &made
-            }
-        };
         let child = isle_runtime::exec(
             running.init.as_fd(),
-            spec,
+            &running.inside.spec,
             &process,
             Some(&running.cgroup),
-            program.as_deref(),
+            running.inside.program.as_deref(),
             stdio.into(),
         )
         .map_err(|error| launch_failed(&error))?;
@@ -257,7 +288,8 @@ impl Backend for Container {
         )
         .map_err(io::Error::other)?;
         self.running = Some(Running {
-            spec: None,
+            inside: Inside::of(&spec::specification(&self.instance, &facts))
+                .map_err(io::Error::other)?,
             facts,
             cgroup: Arc::new(Cgroup::open(
                 &self.layout,
@@ -352,9 +384,7 @@ impl Backend for Container {
     }
 
     fn rest(&mut self) {
-        if let Some(running) = &mut self.running {
-            running.spec = None;
-        }
+        // Nothing is kept that could be had again.
     }
 
     fn clean_up(&mut self) -> io::Result<()> {
