@@ -58,8 +58,8 @@ pub use bytes::Bytes;
 pub use message::{
     Ack, Clock, DecodeError, Disk, End, Ended, Exec, Failure, FailureKind, File, Hello, Limit,
     LimitFallback, Network, NetworkAddress, NetworkRoute, OutOfMemory, PathStat, Prepare, ReadTree,
-    Reply, Request, Root, Start, Stats, Stdio, Stream, TaskState, Tree, UserRequest, Welcome,
-    WindowSize, Writable, WriteTree, decode, encode,
+    Reply, Request, Root, Shares, Start, Stats, Stdio, Stream, TaskState, Tree, UserRequest,
+    Welcome, WindowSize, Writable, WriteTree, decode, encode,
 };
 pub use window::{Incoming, Next, Outgoing, WindowError};
 
@@ -67,6 +67,8 @@ pub use window::{Incoming, Next, Outgoing, WindowError};
 pub const VERSION: u16 = 1;
 /// The name of the virtio-serial port.
 pub const PORT: &str = "isle";
+/// Where the guest mounts folders and files of the host.
+pub const SHARES: &str = "/run/isle/shares";
 /// The task of the instance's own process.
 pub const WORKLOAD: u32 = 1;
 /// Bytes of a stream that may be on their way without having been acknowledged.

@@ -158,8 +158,18 @@ pub struct Prepare {
     pub network: Option<Network>,
     /// Files that the plan's bind mounts refer to, written below `/run/isle/files` of the guest.
     pub files: Vec<File>,
+    /// Folders and files of the host; `None`: there are none.
+    pub shares: Option<Shares>,
     /// The root file system.
     pub root: Root,
+}
+
+/// Folders and files of the host that the plan's bind mounts refer to. The guest sees them as
+/// [`SHARES`](crate::SHARES)`/0`, `/1` and so on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shares {
+    /// The name of the virtio-serial port that they are served over, see the crate `isle-share`.
+    pub port: String,
 }
 
 /// A file that the host hands over.
