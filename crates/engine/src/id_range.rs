@@ -26,10 +26,9 @@ pub struct IdRange {
 }
 
 impl IdRange {
-    /// What an id of the host is inside; `None` when it is none of the range's.
-    pub(crate) fn inside(self, host_id: u32) -> Option<u32> {
-        let id = host_id.checked_sub(self.first)?;
-        (id < self.size).then_some(id)
+    /// The ids on the host.
+    pub(crate) fn on_host(self) -> Range<u32> {
+        self.first..self.first.saturating_add(self.size)
     }
 }
 
@@ -233,14 +232,11 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_the_host_are_ids_inside() {
+    fn a_range_begins_with_its_first_id() {
         let range = IdRange {
             first: 1000,
             size: 10,
         };
-        assert_eq!(range.inside(1000), Some(0));
-        assert_eq!(range.inside(1009), Some(9));
-        assert_eq!(range.inside(1010), None);
-        assert_eq!(range.inside(0), None);
+        assert_eq!(range.on_host(), 1000..1010);
     }
 }

@@ -14,7 +14,6 @@
 
 #![forbid(unsafe_code)]
 
-mod archive;
 pub mod backend;
 pub mod config;
 mod control;

@@ -99,6 +99,12 @@ impl Outgoing {
         self.acked + self.kept.len() as u64
     }
 
+    /// Bytes that were acknowledged.
+    #[must_use]
+    pub fn acked(&self) -> u64 {
+        self.acked
+    }
+
     /// Bytes that were sent.
     #[must_use]
     pub fn sent(&self) -> u64 {

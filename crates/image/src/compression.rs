@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Read};
 
-use crate::limits::Limits;
+use isle_archive::Limits;
 
 /// A compression that layers come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

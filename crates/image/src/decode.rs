@@ -14,12 +14,12 @@ use crate::digest::{Algorithm, Digest, Hasher, HashingReader};
 use crate::failpoint;
 use crate::folders::{DIRECTORY, Workspace, random_name};
 use crate::ingest::IngestError;
-use crate::limits::Limits;
 use crate::pipe::BUFFER;
 use crate::progress::{Event, Phase, Progress};
 use crate::store::StoreError;
-use crate::tar_reader::TarReader;
-use crate::unpack::{UnpackOptions, Unpacked, unpack};
+use isle_archive::Limits;
+use isle_archive::TarReader;
+use isle_archive::{UnpackOptions, Unpacked, unpack};
 
 /// Unpacks a blob of the store into a workspace, both digests checked.
 pub(crate) fn unpack_stored(

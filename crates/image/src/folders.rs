@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use crate::digest::{Algorithm, Digest};
 use crate::failpoint;
-use crate::tree;
+use isle_archive::removal;
 
 /// The open folders of one store.
 #[derive(Debug)]
@@ -137,7 +137,7 @@ impl Folders {
                 continue;
             }
             if entry.file_type() != FileType::Directory {
-                tree::remove(self.tmp.as_fd(), name)?;
+                removal::remove(self.tmp.as_fd(), name)?;
                 continue;
             }
             let fd = match rustix::fs::openat(&self.tmp, name, DIRECTORY, Mode::empty()) {
@@ -184,7 +184,7 @@ impl Drop for Workspace {
     fn drop(&mut self) {
         let name = CString::new(&*self.name).expect("hexadecimal digits");
         // What cannot be removed now is collected later.
-        let _ = tree::remove(self.folders.tmp.as_fd(), &name);
+        let _ = removal::remove(self.folders.tmp.as_fd(), &name);
     }
 }
 

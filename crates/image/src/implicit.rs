@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use crate::unpack::may_set;
+use isle_archive::{IMPLICIT_MODE, may_set};
 
 /// What a directory takes over.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,9 +22,6 @@ pub(crate) struct Inherited {
     gid: u32,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
-
-/// What a directory has that was made for want of an entry.
-pub(crate) const IMPLICIT_MODE: u32 = 0o755;
 
 /// What the implicit directories of a layer take over from the layers below it, lowest first.
 /// Nothing where that is what they have anyway.

@@ -38,7 +38,7 @@ use crate::manifest::{Document, ManifestError, parse_manifest};
 use crate::placement::Placement;
 use crate::reference::Reference;
 use crate::store::{Store, StoreError, io_hint, set_name};
-use crate::unpack::UnpackError;
+use isle_archive::UnpackError;
 
 /// Why an image could not be taken in. Nothing of it is visible.
 #[derive(Debug, thiserror::Error)]

@@ -18,12 +18,12 @@ use crate::digest::{Algorithm, Digest, Hasher};
 use crate::failpoint;
 use crate::folders::{Folders, Workspace, random_name};
 use crate::ingest::IngestError;
-use crate::limits::Limits;
 use crate::pipe::{BUFFER, PipeReader, PipeWriter, pipe};
 use crate::progress::{Event, Phase, Progress};
 use crate::store::StoreError;
-use crate::tree;
-use crate::unpack::Unpacked;
+use isle_archive::Limits;
+use isle_archive::Unpacked;
+use isle_archive::removal;
 
 /// One layer to be brought. May go to another thread.
 #[derive(Debug)]
@@ -266,7 +266,7 @@ impl LayerWriter {
             // It ends with an error that its input has ended; nothing to learn from it.
             let _ = unpacking.thread.join();
             if let Some(directory) = unpacking.directory {
-                let _ = tree::remove(self.workspace.fd.as_fd(), &directory);
+                let _ = removal::remove(self.workspace.fd.as_fd(), &directory);
             }
         }
         self.file.set_len(0).map_err(self.io("empty"))?;

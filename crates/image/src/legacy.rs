@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 
 use crate::compression::{Compression, Decoder};
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::limits::LIMITS;
 use crate::load::{ArchiveImage, LoadError};
 use crate::source::{Source, SourceError};
+use isle_archive::LIMITS;
 
 /// The part of a layer's `json` that we look at; the rest is carried over.
 #[derive(Deserialize)]

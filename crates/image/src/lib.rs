@@ -39,7 +39,7 @@
 //!
 //! Implements the [OCI image specification](https://github.com/opencontainers/image-spec) and
 //! [Docker's](https://github.com/moby/docker-image-spec). Read `ingest.rs` next, then `layer.rs`,
-//! `unpack.rs` and `sweep.rs`.
+//! `sweep.rs`, and `isle_archive` for unpacking.
 
 #![forbid(unsafe_code)]
 
@@ -61,7 +61,6 @@ mod implicit;
 mod ingest;
 mod layer;
 mod legacy;
-mod limits;
 mod load;
 mod manifest;
 mod merged;
@@ -78,9 +77,6 @@ mod schema;
 mod source;
 mod store;
 mod sweep;
-mod tar_reader;
-mod tree;
-mod unpack;
 mod usage;
 
 pub use blob::BlobReader;
@@ -92,8 +88,11 @@ pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use history::HistoryEntry;
 pub use image::{ConfigError, DockerConfig, Healthcheck, Image, parse_config};
 pub use ingest::{ImagePlan, Ingest, IngestError};
+pub use isle_archive::{
+    Data, Entry, EntryKind, LIMITS, Limits, TarError, TarReader, UnpackError, UnpackOptions,
+    Unpacked, unpack,
+};
 pub use layer::{LayerStart, LayerTask, LayerWriter, StoredLayer};
-pub use limits::{LIMITS, Limits};
 pub use load::{LoadError, Loaded};
 pub use manifest::{Document, ManifestError, choose, parse_manifest};
 pub use platform::{Platform, PlatformError};
@@ -106,6 +105,4 @@ pub use save::{SaveError, SaveFormat};
 pub use schema::SCHEMA;
 pub use source::{LoadInput, SourceError};
 pub use store::{FindError, Store, StoreError, TagError};
-pub use tar_reader::{Data, Entry, EntryKind, TarError, TarReader};
-pub use unpack::{UnpackError, UnpackOptions, Unpacked, unpack};
 pub use usage::{ImageUsage, Usage};

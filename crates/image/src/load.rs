@@ -460,7 +460,7 @@ fn listed_images(source: &Source) -> Result<Option<Vec<ArchiveImage>>, LoadError
             file: "manifest.json".to_owned(),
             source,
         })?;
-    let limit = crate::limits::LIMITS.images;
+    let limit = isle_archive::LIMITS.images;
     match images.len() > limit {
         true => Err(LoadError::TooMany(images.len(), limit)),
         false => Ok(Some(images)),
@@ -470,7 +470,7 @@ fn listed_images(source: &Source) -> Result<Option<Vec<ArchiveImage>>, LoadError
 fn oci_index(bytes: &[u8]) -> Result<ImageIndex, LoadError> {
     match parse_manifest(bytes, None)? {
         Document::Index(index) => {
-            let limit = crate::limits::LIMITS.images;
+            let limit = isle_archive::LIMITS.images;
             match index.manifests().len() > limit {
                 true => Err(LoadError::TooMany(index.manifests().len(), limit)),
                 false => Ok(*index),
@@ -524,7 +524,7 @@ fn resolve(
     match parse_manifest(&bytes, Some(&media_type))? {
         Document::Manifest(_) => Ok(bytes),
         Document::Index(_) if depth == 0 => {
-            Err(ManifestError::TooDeep(crate::limits::LIMITS.index_depth).into())
+            Err(ManifestError::TooDeep(isle_archive::LIMITS.index_depth).into())
         }
         Document::Index(index) => resolve(source, choose(&index, wanted)?, wanted, depth - 1),
     }

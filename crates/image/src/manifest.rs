@@ -7,8 +7,8 @@ use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 use serde::Deserialize;
 
 use crate::digest::{Digest, DigestError};
-use crate::limits::LIMITS;
 use crate::platform::Platform;
+use isle_archive::LIMITS;
 
 /// What a registry or a layout has under a name.
 #[derive(Clone, Debug)]

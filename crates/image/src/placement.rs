@@ -15,7 +15,7 @@ use crate::implicit::{apply, inherited, split};
 use crate::ingest::{ImagePlan, Ingest, IngestError};
 use crate::layer::StoredLayer;
 use crate::store::digest_column;
-use crate::unpack::Unpacked;
+use isle_archive::Unpacked;
 
 /// One layer of the image, at its position.
 #[derive(Debug)]

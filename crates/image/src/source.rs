@@ -12,8 +12,8 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::compression::{Compression, Decoder, MAGIC_LEN, UnsupportedCompression};
 use crate::folders::Folders;
-use crate::limits::Limits;
-use crate::tar_reader::{EntryKind, TarError, TarReader};
+use isle_archive::Limits;
+use isle_archive::{EntryKind, TarError, TarReader};
 
 /// Where images are loaded from.
 pub enum LoadInput<'a> {

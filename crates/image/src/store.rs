@@ -13,9 +13,9 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use crate::digest::Digest;
 use crate::folders::Folders;
 use crate::image::{ConfigError, Image, parse_config};
-use crate::limits::{LIMITS, Limits};
 use crate::platform::Platform;
 use crate::reference::Reference;
+use isle_archive::{LIMITS, Limits};
 
 /// The image store, open on one root. Several processes use one root at the same time.
 ///

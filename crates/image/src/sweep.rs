@@ -24,7 +24,7 @@ use crate::failpoint;
 use crate::folders::{DIRECTORY, DeadWorkspace, Workspace, random_name};
 use crate::implicit::{apply, inherited};
 use crate::store::{Store, StoreError, digest_column};
-use crate::tree;
+use isle_archive::removal;
 
 /// A download that broke off is kept so long.
 const PARTIAL_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -45,7 +45,7 @@ impl Store {
         }
         self.end_leases(&dead)?;
         for workspace in &dead {
-            tree::remove(self.folders.tmp.as_fd(), &workspace.name)
+            removal::remove(self.folders.tmp.as_fd(), &workspace.name)
                 .map_err(self.io("clear", "tmp"))?;
         }
         drop(dead);
@@ -182,7 +182,7 @@ impl Store {
                 continue;
             }
             freed += size_of(folder, &name);
-            tree::remove(folder.as_fd(), &name).map_err(self.io("clear", "blobs"))?;
+            removal::remove(folder.as_fd(), &name).map_err(self.io("clear", "blobs"))?;
         }
         Ok(freed)
     }
@@ -200,7 +200,7 @@ impl Store {
                 continue;
             }
             freed += size_of(folder, &name);
-            tree::remove(folder.as_fd(), &name).map_err(self.io("clear", "block-images"))?;
+            removal::remove(folder.as_fd(), &name).map_err(self.io("clear", "block-images"))?;
         }
         Ok(freed)
     }
@@ -222,7 +222,7 @@ impl Store {
                 rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
             if is_ours && age > PARTIAL_AGE {
                 freed += file.metadata()?.len();
-                tree::remove(folder.as_fd(), &name)?;
+                removal::remove(folder.as_fd(), &name)?;
             }
         }
         Ok(freed)

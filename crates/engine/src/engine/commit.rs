@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 
+use isle_archive::{Archive, Style};
 use isle_image::{CommitOptions, Image};
 use isle_types::InstanceId;
 
 use super::{CommitRequest, Engine, EngineError};
-use crate::archive::{Archive, Style};
 use crate::backend::container::upper;
 use crate::state::{Instance, Status};
 use crate::store::NewEvent;

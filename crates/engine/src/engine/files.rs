@@ -4,26 +4,20 @@
 //! (openat2(2)), so neither a link of the image nor one that a process inside swaps meanwhile leads
 //! out (CVE-2018-15664). No program and no library of the instance is executed (CVE-2019-14271).
 
-use std::ffi::OsStr;
 use std::io::{self, BufReader, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use isle_image::{TarReader, UnpackOptions};
+use isle_archive::{Archive, Style, TarReader, UnpackOptions, lexical, readable};
 use isle_types::InstanceId;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, readlinkat,
-    statat,
-};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{Change, ChangeKind, Engine, EngineError, PathStat};
+use super::{Change, Engine, EngineError, PathStat};
 use crate::InstanceLock;
-use crate::archive::{self, Archive, Style};
 use crate::backend::chain;
 use crate::backend::container::{Overlay, upper, view};
 use crate::config::UserNamespace;
@@ -57,23 +51,15 @@ impl Engine {
     pub fn diff(&self, id: &InstanceId) -> Result<Vec<Change>, EngineError> {
         let instance = self.get(id)?;
         let upper = upper(&self.paths.instance(id));
-        let mut changes = Vec::new();
         let folder = match std::fs::File::open(&upper) {
             // Never started: nothing written.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(changes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             folder => folder.map_err(EngineError::io("read", &upper))?,
         };
         let image = self.image_root(&instance)?;
-        collect_changes(
-            folder.as_fd(),
-            image.as_fd(),
-            Path::new("/"),
-            false,
-            &mut changes,
-        )
-        .map_err(EngineError::io("read", &upper))?;
-        changes.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(changes)
+        let changes = isle_archive::changes(folder.as_fd(), image.as_fd())
+            .map_err(EngineError::io("read", &upper))?;
+        Ok(changes.into_iter().map(Change::from).collect())
     }
 
     /// Writes the whole root file system as a tar archive.
@@ -105,24 +91,8 @@ impl Engine {
         let root = self.root(&instance, Access::Read)?;
         let inside = absolute(path);
         let fail = |errno| path_error(&instance, path, errno);
-        let (folder, name) = archive::open_parent(root.folder.as_fd(), &inside).map_err(fail)?;
-        let mut stat = statat(&folder, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        let link_target = match kind {
-            FileType::Symlink => {
-                let target = readlinkat(&folder, name.as_c_str(), Vec::new()).map_err(fail)?;
-                let target = Path::new(OsStr::from_bytes(target.to_bytes()));
-                let above = inside.parent().unwrap_or(Path::new("/"));
-                Some(lexical(&above.join(target)).to_string_lossy().into_owned())
-            }
-            _ => None,
-        };
-        if (path.ends_with('/') || path.ends_with("/.")) && kind == FileType::Symlink {
-            // `link/` means what it leads to.
-            let target =
-                archive::beneath(root.folder.as_fd(), &inside, OFlags::PATH).map_err(fail)?;
-            stat = fstat(&target).map_err(fail)?;
-        }
+        let (stat, link_target) =
+            isle_archive::stat(root.folder.as_fd(), Path::new(path)).map_err(fail)?;
         Ok(PathStat {
             name: inside.file_name().map_or_else(
                 || "/".to_owned(),
@@ -130,7 +100,7 @@ impl Engine {
             ),
             size: u64::try_from(stat.st_size).unwrap_or(0),
             mode: stat.st_mode,
-            link_target,
+            link_target: link_target.map(|target| target.to_string_lossy().into_owned()),
         })
     }
 
@@ -151,37 +121,17 @@ impl Engine {
         let fail = |errno| path_error(&instance, path, errno);
         let written = EngineError::io("write an archive of", path);
         let style = Style {
-            ids: root.ids,
+            ids: root.ids.map(IdRange::on_host),
             ..Style::default()
         };
         let mut archive = Archive::new(writer, style);
         let follows = follow_link || path.ends_with('/') || path.ends_with("/.");
-        let Some(last) = inside.file_name() else {
-            // The root itself: its entries, as Docker.
-            let folder = readable(root.folder.as_fd()).map_err(fail)?;
-            return archive
-                .folder_content(folder.as_fd())
-                .and_then(|()| archive.finish())
-                .map_err(written);
-        };
-        let (mut folder, mut name) =
-            archive::open_parent(root.folder.as_fd(), &inside).map_err(fail)?;
-        let mut target = inside.clone();
-        // A chain of links as long as the kernel follows, see path_resolution(7).
-        for _ in 0..40 {
-            let stat = statat(&folder, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
-            if !follows || FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-                break;
-            }
-            let link = readlinkat(&folder, name.as_c_str(), Vec::new()).map_err(fail)?;
-            let above = target.parent().unwrap_or(Path::new("/"));
-            target = above.join(OsStr::from_bytes(link.to_bytes()));
-            (folder, name) = archive::open_parent(root.folder.as_fd(), &target).map_err(fail)?;
-        }
-        // A folder opened for lookups alone cannot be read through.
-        let folder = readable(folder.as_fd()).map_err(fail)?;
+        // Whether there is such a path is told apart from what may go wrong later.
+        isle_archive::open_parent(root.folder.as_fd(), &inside)
+            .and_then(|(folder, name)| statat(&folder, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW))
+            .map_err(fail)?;
         archive
-            .entry(folder.as_fd(), &name, Path::new(last))
+            .path(root.folder.as_fd(), &inside, follows)
             .and_then(|()| archive.finish())
             .map_err(written)
     }
@@ -208,8 +158,8 @@ impl Engine {
         let root = self.root(&instance, Access::Write)?;
         let fail = |errno| path_error(&instance, directory, errno);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let folder =
-            archive::beneath(root.folder.as_fd(), &absolute(directory), flags).map_err(fail)?;
+        let folder = isle_archive::beneath(root.folder.as_fd(), &absolute(directory), flags)
+            .map_err(fail)?;
         let options = UnpackOptions {
             whiteouts: false,
             keep_owner,
@@ -217,7 +167,7 @@ impl Engine {
             ..UnpackOptions::default()
         };
         let mut archive = TarReader::new(BufReader::new(reader), options.limits);
-        let mut unpack = || isle_image::unpack(folder.as_fd(), &mut archive, &options);
+        let mut unpack = || isle_archive::unpack(folder.as_fd(), &mut archive, &options);
         let unpacked = match root.ids {
             None => unpack(),
             Some(range) => as_its_root(range, unpack).map_err(EngineError::io(
@@ -340,29 +290,8 @@ fn running_root(pid: i32) -> rustix::io::Result<Option<OwnedFd>> {
     }
 }
 
-/// A descriptor of the same folder that can be read through.
-fn readable(folder: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat(folder, ".", flags, Mode::empty())
-}
-
 fn absolute(path: &str) -> PathBuf {
     Path::new("/").join(path)
-}
-
-/// A path with `.` and `..` taken out of its text.
-fn lexical(path: &Path) -> PathBuf {
-    let mut result = PathBuf::from("/");
-    for part in path.components() {
-        match part {
-            std::path::Component::Normal(name) => result.push(name),
-            std::path::Component::ParentDir => {
-                result.pop();
-            }
-            _ => {}
-        }
-    }
-    result
 }
 
 fn path_error(instance: &Instance, path: &str, errno: Errno) -> EngineError {
@@ -381,99 +310,6 @@ fn path_error(instance: &Instance, path: &str, errno: Errno) -> EngineError {
         Errno::NAMETOOLONG => unusable("it is too long"),
         Errno::ROFS => unusable("the file system is read-only"),
         errno => EngineError::io("use", path)(errno.into()),
-    }
-}
-
-/// Walks the writable layer beside the image's files.
-fn collect_changes(
-    own: BorrowedFd<'_>,
-    image: BorrowedFd<'_>,
-    path: &Path,
-    hides_image: bool,
-    changes: &mut Vec<Change>,
-) -> io::Result<()> {
-    for entry in Dir::read_from(own)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let inside = path.join(OsStr::from_bytes(name.to_bytes()));
-        if archive::is_mount_point(&inside, own, name) {
-            continue;
-        }
-        let stat = statat(own, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        let in_image = match hides_image {
-            true => None,
-            false => stat_in(image, &inside)?,
-        };
-        let is_whiteout = kind == FileType::CharacterDevice && stat.st_rdev == 0;
-        let change = match (is_whiteout, &in_image) {
-            (true, Some(_)) => ChangeKind::Deleted,
-            (true, None) => continue,
-            (false, Some(_)) => ChangeKind::Changed,
-            (false, None) => ChangeKind::Added,
-        };
-        let place = changes.len();
-        changes.push(Change {
-            kind: change,
-            path: inside.clone(),
-        });
-        if kind == FileType::Directory {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let folder = openat(own, name, flags, Mode::empty())?;
-            let hides = archive::is_opaque(folder.as_fd())? || in_image.is_none();
-            if hides && in_image.is_some() {
-                replaced(folder.as_fd(), image, &inside, changes)?;
-            }
-            collect_changes(folder.as_fd(), image, &inside, hides, changes)?;
-            let is_same = in_image.is_some_and(|old| {
-                (old.st_mode, old.st_uid, old.st_gid) == (stat.st_mode, stat.st_uid, stat.st_gid)
-            });
-            // Nothing in it has changed that is to be told: then it is there for mount points.
-            if is_same && changes.len() == place + 1 {
-                changes.pop();
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What the image had in a folder that was made anew is deleted, unless it is there again.
-fn replaced(
-    own: BorrowedFd<'_>,
-    image: BorrowedFd<'_>,
-    path: &Path,
-    changes: &mut Vec<Change>,
-) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    let Ok(folder) = archive::beneath(image, path, flags) else {
-        return Ok(());
-    };
-    for entry in Dir::read_from(&folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        if let Err(Errno::NOENT) = statat(own, name, AtFlags::SYMLINK_NOFOLLOW) {
-            changes.push(Change {
-                kind: ChangeKind::Deleted,
-                path: path.join(OsStr::from_bytes(name.to_bytes())),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// What a path of the image is, no link followed; `None` when it is not there.
-fn stat_in(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<rustix::fs::Stat>> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-    match openat2(root, path, flags, Mode::empty(), resolve) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-        file => Ok(Some(fstat(file?)?)),
     }
 }
 

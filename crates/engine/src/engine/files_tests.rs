@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use isle_types::InstanceName;
 use jiff::Timestamp;
+use rustix::fs::FileType;
 
 use super::*;
-use crate::Paths;
 use crate::config::InstanceConfig;
 use crate::state::InstanceState;
+use crate::{ChangeKind, Paths};
 
 struct Place {
     folder: tempfile::TempDir,

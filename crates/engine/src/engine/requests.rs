@@ -148,6 +148,19 @@ pub enum ChangeKind {
     Deleted,
 }
 
+impl From<isle_archive::Change> for Change {
+    fn from(change: isle_archive::Change) -> Change {
+        Change {
+            kind: match change.kind {
+                isle_archive::ChangeKind::Added => ChangeKind::Added,
+                isle_archive::ChangeKind::Changed => ChangeKind::Changed,
+                isle_archive::ChangeKind::Deleted => ChangeKind::Deleted,
+            },
+            path: change.path,
+        }
+    }
+}
+
 /// `top`: what ps(1) says of an instance's processes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProcessTable {

@@ -24,10 +24,12 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::implicit::IMPLICIT_MODE;
 use crate::limits::Limits;
+use crate::removal;
 use crate::tar_reader::{Entry, EntryKind, TarError, TarReader};
-use crate::tree;
+
+/// What a directory has that was made for want of an entry.
+pub const IMPLICIT_MODE: u32 = 0o755;
 
 /// How to unpack.
 #[derive(Clone, Copy, Debug)]
@@ -152,7 +154,7 @@ const KEPT_NAMES: usize = 256 << 20;
 
 /// Attributes of an image that reach the file system. `trusted.overlay.` would let an image point
 /// overlayfs at other directories, `security.selinux` and `security.ima` are the host's policy.
-pub(crate) fn may_set(name: &[u8]) -> bool {
+pub fn may_set(name: &[u8]) -> bool {
     let is_overlay = name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
     let is_known = name.starts_with(b"user.")
         || name.starts_with(b"trusted.")
@@ -562,7 +564,7 @@ impl Unpacker<'_> {
     ) -> Result<(), UnpackError> {
         // Directories held open may be among what goes.
         self.open.clear();
-        tree::remove(parent.fd.as_fd(), name).map_err(|source| UnpackError::Io {
+        removal::remove(parent.fd.as_fd(), name).map_err(|source| UnpackError::Io {
             operation: "replace",
             path: shown(&path.bytes),
             source,

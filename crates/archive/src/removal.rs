@@ -13,7 +13,10 @@ const DEPTH: u32 = 32;
 
 /// Removes `name` in `parent`, with all that is in it. Harmless when it is not there. Links are
 /// removed, never followed.
-pub(crate) fn remove(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn remove(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}

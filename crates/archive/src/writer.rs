@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -18,18 +19,16 @@ use rustix::fs::{
 use rustix::io::Errno;
 use tar::{Builder, EntryType, Header};
 
-use crate::IdRange;
-
 /// How a tree is written.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Style {
+#[derive(Clone, Debug, Default)]
+pub struct Style {
     /// Translate overlayfs' marks of deleted and replaced things to those of an image layer.
-    pub(crate) is_layer: bool,
+    pub is_layer: bool,
     /// Leave out what is there only because something was mounted over it.
-    pub(crate) leaves_mount_points_out: bool,
+    pub leaves_mount_points_out: bool,
     /// The files are seen with the ids that they have on the host, and are to be written with those
     /// that they have inside. Those of others are nobody's.
-    pub(crate) ids: Option<IdRange>,
+    pub ids: Option<Range<u32>>,
 }
 
 /// Whether an entry of a writable layer is there only because every instance has something mounted
@@ -64,7 +63,7 @@ pub(crate) fn is_mount_point(path: &Path, folder: BorrowedFd<'_>, name: &CStr) -
 }
 
 /// Writes trees of files to an archive.
-pub(crate) struct Archive<'w> {
+pub struct Archive<'w> {
     builder: Builder<&'w mut dyn Write>,
     style: Style,
     /// The first name of a file with several names.
@@ -77,7 +76,8 @@ const FOLDER: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC);
 
 impl<'w> Archive<'w> {
-    pub(crate) fn new(writer: &'w mut dyn Write, style: Style) -> Archive<'w> {
+    /// An archive that is written somewhere.
+    pub fn new(writer: &'w mut dyn Write, style: Style) -> Archive<'w> {
         Archive {
             builder: Builder::new(writer),
             style,
@@ -89,7 +89,7 @@ impl<'w> Archive<'w> {
     ///
     /// # Errors
     /// With the path at which it failed.
-    pub(crate) fn folder_content(&mut self, folder: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn folder_content(&mut self, folder: BorrowedFd<'_>) -> io::Result<()> {
         self.content(folder, Path::new(""))
     }
 
@@ -97,12 +97,7 @@ impl<'w> Archive<'w> {
     ///
     /// # Errors
     /// With the path at which it failed.
-    pub(crate) fn entry(
-        &mut self,
-        folder: BorrowedFd<'_>,
-        name: &CStr,
-        path: &Path,
-    ) -> io::Result<()> {
+    pub fn entry(&mut self, folder: BorrowedFd<'_>, name: &CStr, path: &Path) -> io::Result<()> {
         self.write_entry(folder, name, path).map_err(|error| {
             // The innermost path is the one to be told.
             match error.raw_os_error() {
@@ -112,11 +107,39 @@ impl<'w> Archive<'w> {
         })
     }
 
+    /// Writes what is at a path below a root, under the path's last element; of the root itself its entries, as
+    /// Docker. With `follows`, what a link leads to is written instead of the link.
+    ///
+    /// # Errors
+    /// With the path at which it failed; when there is no such path, with what the kernel says of it.
+    pub fn path(&mut self, root: BorrowedFd<'_>, path: &Path, follows: bool) -> io::Result<()> {
+        let Some(last) = path.file_name() else {
+            let folder = readable(root)?;
+            return self.folder_content(folder.as_fd());
+        };
+        let (mut folder, mut name) = open_parent(root, path)?;
+        let mut target = path.to_owned();
+        // A chain of links as long as the kernel follows, see path_resolution(7).
+        for _ in 0..40 {
+            let stat = statat(&folder, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW)?;
+            if !follows || FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+                break;
+            }
+            let link = readlinkat(&folder, name.as_c_str(), Vec::new())?;
+            let above = target.parent().unwrap_or(Path::new("/"));
+            target = above.join(OsStr::from_bytes(link.to_bytes()));
+            (folder, name) = open_parent(root, &target)?;
+        }
+        // A folder opened for lookups alone cannot be read through.
+        let folder = readable(folder.as_fd())?;
+        self.entry(folder.as_fd(), &name, Path::new(last))
+    }
+
     /// Ends the archive.
     ///
     /// # Errors
     /// When the writer fails.
-    pub(crate) fn finish(self) -> io::Result<()> {
+    pub fn finish(self) -> io::Result<()> {
         self.builder.into_inner()?.flush()
     }
 
@@ -221,9 +244,10 @@ impl<'w> Archive<'w> {
     fn header(&self, stat: &Stat, kind: EntryType) -> Header {
         /// `nobody` and `nogroup`, as the kernel shows ids that a user namespace lacks.
         const NOBODY: u32 = 65534;
-        let inside = |id: u32| match self.style.ids {
+        let inside = |id: u32| match &self.style.ids {
             None => u64::from(id),
-            Some(range) => range.inside(id).unwrap_or(NOBODY).into(),
+            Some(range) if range.contains(&id) => u64::from(id - range.start),
+            Some(_) => NOBODY.into(),
         };
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
@@ -341,8 +365,19 @@ fn read_attributes(file: BorrowedFd<'_>) -> io::Result<Vec<(String, Vec<u8>)>> {
     Ok(attributes)
 }
 
+/// A descriptor of the same folder that can be read through.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn readable(folder: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    openat(folder, ".", FOLDER, Mode::empty())
+}
+
 /// The folder that a path's last element is in, and that element.
-pub(crate) fn open_parent(
+///
+/// # Errors
+/// When the folder is not there.
+pub fn open_parent(
     root: BorrowedFd<'_>,
     path: &Path,
 ) -> rustix::io::Result<(OwnedFd, std::ffi::CString)> {
@@ -363,12 +398,11 @@ pub(crate) fn open_parent(
 }
 
 /// Opens a path as one that has `root` as its root would: no link leads out, magic links of
-/// `/proc` lead nowhere.
-pub(crate) fn beneath(
-    root: BorrowedFd<'_>,
-    path: &Path,
-    flags: OFlags,
-) -> rustix::io::Result<OwnedFd> {
+/// `/proc` lead nowhere. See openat2(2).
+///
+/// # Errors
+/// When there is no such path.
+pub fn beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     use rustix::fs::{ResolveFlags, openat2};
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     loop {
