@@ -12,6 +12,7 @@
 //! - [`process`]: the few calls that a runtime's parent process needs.
 //! - [`quota`]: limits of what a project of files holds.
 //! - [`resource_usage`]: CPU time of children, for benchmarks.
+//! - [`seccomp_notify`]: answering system calls that a filter hands to another process.
 //! - [`signals`]: signals as something to read.
 //! - [`socket`]: what a socket tells about itself.
 //!
@@ -28,5 +29,6 @@ pub mod pidfd;
 pub mod process;
 pub mod quota;
 pub mod resource_usage;
+pub mod seccomp_notify;
 pub mod signals;
 pub mod socket;

@@ -402,6 +402,7 @@ impl<'a> Child<'a> {
                 }
                 Ok(())
             }
+            Step::Descriptors(slots) => self.descriptors(slots),
             Step::ResourceLimit {
                 resource,
                 soft,
@@ -618,6 +619,30 @@ impl<'a> Child<'a> {
                 .map(drop)
             }
         }
+    }
+
+    /// Each descriptor is first copied above all the numbers that are to be given out, the channel
+    /// too: any of them may have one of these numbers now.
+    fn descriptors(&mut self, slots: &[Slot]) -> Outcome<()> {
+        const FIRST: i32 = 3;
+        const MOST: usize = 64;
+        let mut copies = [-1_i32; MOST];
+        if slots.len() > MOST {
+            return fail(Action::Call, libc::E2BIG);
+        }
+        let above = FIRST + MOST as i32;
+        let copy = |fd: i32| call!(Action::Call, SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, above);
+        for (slot, copied) in slots.iter().zip(copies.iter_mut()) {
+            *copied = narrow(copy(self.slot(*slot)?)?);
+        }
+        self.channel = narrow(copy(self.channel)?);
+        if self.root >= 0 {
+            self.root = narrow(copy(self.root)?);
+        }
+        for (number, copied) in (FIRST..above).zip(copies.iter().take(slots.len())) {
+            place(*copied, number)?;
+        }
+        Ok(())
     }
 
     fn tell(&self, message: &Message, fd: Option<i32>) -> Outcome<()> {

@@ -254,6 +254,9 @@ pub enum Step {
     Streams([Slot; 3]),
     /// Gives the standard streams to a user, where they can be given.
     OwnStreams(u32),
+    /// Makes these the descriptors 3, 4, … of the program, at most 64 of them. What had these numbers
+    /// before is closed, so that no later step may use a slot.
+    Descriptors(Vec<Slot>),
     /// prlimit(2)
     ResourceLimit {
         /// `RLIMIT_*`
@@ -493,6 +496,7 @@ impl fmt::Display for Step {
             Step::RootAttributes { .. } => f.write_str("set the attributes of the root mount"),
             Step::Streams(_) => f.write_str("set the standard streams"),
             Step::OwnStreams(uid) => write!(f, "give the standard streams to user {uid}"),
+            Step::Descriptors(slots) => write!(f, "pass {} descriptors on", slots.len()),
             Step::ResourceLimit {
                 name, soft, hard, ..
             } => {

@@ -1,0 +1,407 @@
+//! A machine that runs: its verbs.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::machine::DiskSlot;
+use crate::monitor::{Monitor, MonitorError};
+use crate::process::{Ended, Process};
+use crate::sockets::{Sockets, port_socket};
+
+/// A machine that is complete. It goes on when this is dropped: another supervisor may take it over.
+#[derive(Debug)]
+pub struct Vm {
+    pub(crate) process: Process,
+    pub(crate) monitor: Monitor,
+    pub(crate) patience: Duration,
+    pub(crate) next_disk: u32,
+}
+
+/// How much memory a machine has and takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// What the guest has, by its balloon; bytes.
+    pub guest_bytes: u64,
+    /// What QEMU takes of the host, its part of what it shares counted by the number of those who
+    /// share it (PSS); bytes.
+    pub proportional_bytes: u64,
+    /// What would be free if it ended (private pages); bytes.
+    pub private_bytes: u64,
+}
+
+/// A disk that was added to a running machine.
+#[derive(Debug)]
+#[must_use = "it is what the disk is removed by"]
+pub struct AddedDisk {
+    name: String,
+    set: u64,
+    /// Its place on the SCSI controller: target number, with unit 0.
+    pub target: u32,
+}
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// QEMU did not do it.
+    #[error("cannot {what}")]
+    Monitor {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: MonitorError,
+    },
+    /// The host.
+    #[error("cannot {what}")]
+    Io {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The machine has no such device, or cannot do it.
+    #[error("cannot {what}: {reason}")]
+    Unsupported {
+        /// What.
+        what: &'static str,
+        /// Why, and the way round it.
+        reason: &'static str,
+    },
+}
+
+fn by_monitor(what: &'static str) -> impl FnOnce(MonitorError) -> VmError {
+    move |source| VmError::Monitor { what, source }
+}
+
+fn by_host(what: &'static str) -> impl FnOnce(io::Error) -> VmError {
+    move |source| VmError::Io { what, source }
+}
+
+impl Vm {
+    /// Takes over a machine that another supervisor has started, by its sockets. QEMU talks to one
+    /// client at a time: the other must be gone.
+    ///
+    /// # Errors
+    /// When QEMU does not answer.
+    pub fn adopt(
+        run_directory: &Path,
+        pid: i32,
+        pidfd: OwnedFd,
+        patience: Duration,
+    ) -> Result<Vm, VmError> {
+        let what = "take over the machine";
+        let process = Process::adopt(pid, pidfd).map_err(by_host(what))?;
+        let sockets =
+            Sockets::open(run_directory).map_err(|error| by_host(what)(io::Error::other(error)))?;
+        let socket = sockets.connect("monitor.sock").map_err(by_host(what))?;
+        let mut monitor = Monitor::new(socket).map_err(by_host(what))?;
+        let sent = monitor.negotiate().map_err(by_monitor(what))?;
+        let deadline = Instant::now() + patience;
+        monitor.answer(&sent, deadline).map_err(by_monitor(what))?;
+        Ok(Vm {
+            process,
+            monitor,
+            patience,
+            next_disk: 0,
+        })
+    }
+
+    /// Connects to one of the machine's ports, after [`Vm::adopt`] or for one that has no client yet.
+    ///
+    /// # Errors
+    /// When QEMU is gone.
+    pub fn connect_port(run_directory: &Path, name: &str) -> io::Result<UnixStream> {
+        let sockets = Sockets::open(run_directory).map_err(io::Error::other)?;
+        sockets.connect(&port_socket(name))
+    }
+
+    /// The pid of QEMU.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.process.pid
+    }
+
+    /// Readable once QEMU has ended.
+    #[must_use]
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.process.pidfd.as_fd()
+    }
+
+    /// The monitor: its descriptor, events and further commands.
+    pub fn monitor(&mut self) -> &mut Monitor {
+        &mut self.monitor
+    }
+
+    fn execute(
+        &mut self,
+        what: &'static str,
+        command: &str,
+        arguments: Value,
+    ) -> Result<Value, VmError> {
+        let deadline = Instant::now() + self.patience;
+        self.monitor
+            .execute(command, arguments, deadline)
+            .map_err(by_monitor(what))
+    }
+
+    /// Stops all virtual processors.
+    ///
+    /// # Errors
+    /// [`VmError`]
+    pub fn pause(&mut self) -> Result<(), VmError> {
+        self.execute("pause the machine", "stop", Value::Null)
+            .map(drop)
+    }
+
+    /// Lets them go on. The guest's clock has stood still.
+    ///
+    /// # Errors
+    /// [`VmError`]
+    pub fn resume(&mut self) -> Result<(), VmError> {
+        self.execute("resume the machine", "cont", Value::Null)
+            .map(drop)
+    }
+
+    /// Whether virtual processors run.
+    ///
+    /// # Errors
+    /// [`VmError`]
+    pub fn is_running(&mut self) -> Result<bool, VmError> {
+        let status = self.execute("ask for the machine's state", "query-status", Value::Null)?;
+        Ok(status["running"] == true)
+    }
+
+    /// Ends QEMU in order: what it has of writes is written. The guest is not asked.
+    ///
+    /// # Errors
+    /// [`VmError`]
+    pub fn quit(&mut self) -> Result<(), VmError> {
+        match self.execute("end the machine", "quit", Value::Null) {
+            // It has answered by ending.
+            Err(VmError::Monitor {
+                source: MonitorError::Closed,
+                ..
+            }) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Ends QEMU at once. Harmless when it has ended.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn kill(&self) -> io::Result<()> {
+        self.process.kill()
+    }
+
+    /// Waits for QEMU's end and collects it. `None`: it is not a child of this process.
+    ///
+    /// # Errors
+    /// When it was collected before.
+    pub fn reap(&self) -> io::Result<Option<Ended>> {
+        self.process.reap()
+    }
+
+    /// What QEMU has written to its standard error, at most 16 KiB: why it has ended.
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.process.said()
+    }
+
+    /// Leaves the guest this much memory. It gives away what it can, in its own time: the event
+    /// [`Event::Balloon`] tells.
+    ///
+    /// # Errors
+    /// [`VmError`], also when the machine has no balloon.
+    pub fn set_balloon(&mut self, guest_bytes: u64) -> Result<(), VmError> {
+        let arguments = json!({"value": guest_bytes});
+        self.execute("change the guest's memory", "balloon", arguments)
+            .map(drop)
+    }
+
+    /// One reading of what the machine has and takes.
+    ///
+    /// # Errors
+    /// [`VmError`], also when the machine has no balloon.
+    pub fn memory(&mut self) -> Result<Memory, VmError> {
+        let what = "read the machine's memory";
+        let answer = self.execute(what, "query-balloon", Value::Null)?;
+        let (proportional_bytes, private_bytes) =
+            host_memory(self.process.pid).map_err(by_host(what))?;
+        Ok(Memory {
+            guest_bytes: answer["actual"].as_u64().unwrap_or(0),
+            proportional_bytes,
+            private_bytes,
+        })
+    }
+
+    /// Gives a disk slot, a placeholder until now, its file. Takes a millisecond; the guest may be
+    /// running. It sees the new size once it is told: [`Vm::resize_disk`].
+    ///
+    /// # Errors
+    /// [`VmError`]
+    pub fn assign_disk(
+        &mut self,
+        index: usize,
+        slot: DiskSlot,
+        file: BorrowedFd<'_>,
+    ) -> Result<(), VmError> {
+        let what = "attach a disk";
+        let node = format!("file{index}");
+        self.add_node(what, &node, slot, file)?;
+        let path = format!("/machine/peripheral/vd{index}");
+        let arguments = json!({"path": path, "property": "drive", "value": node});
+        self.execute(what, "qom-set", arguments).map(drop)
+    }
+
+    /// Tells the guest that a disk of a slot has this size now; the file is made longer when it has to
+    /// be, and cut when it is longer.
+    ///
+    /// # Errors
+    /// [`VmError`], also for a disk that is read-only.
+    pub fn resize_disk(&mut self, index: usize, bytes: u64) -> Result<(), VmError> {
+        let what = "resize a disk";
+        // By its device: the node has another name once a file was assigned.
+        let path = format!("/machine/peripheral/vd{index}");
+        let drive = self.execute(what, "qom-get", json!({"path": path, "property": "drive"}))?;
+        let arguments = json!({"node-name": drive, "size": bytes});
+        self.execute(what, "block_resize", arguments).map(drop)
+    }
+
+    /// Adds a disk to the running machine, on its SCSI controller.
+    ///
+    /// # Errors
+    /// [`VmError`], also when the machine has no such controller.
+    pub fn add_disk(&mut self, slot: DiskSlot, file: BorrowedFd<'_>) -> Result<AddedDisk, VmError> {
+        let what = "add a disk";
+        let target = self.next_disk;
+        let name = format!("added{target}");
+        let set = self.add_node(what, &name, slot, file)?;
+        self.next_disk += 1;
+        let added = AddedDisk { name, set, target };
+        let arguments = json!({
+            "driver": "scsi-hd",
+            "id": added.name,
+            "bus": "scsi0.0",
+            "drive": added.name,
+            "scsi-id": target,
+            "lun": 0,
+        });
+        match self.execute(what, "device_add", arguments) {
+            Ok(_) => Ok(added),
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = self.remove_node(what, &added);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a disk away again. The guest must have unmounted it.
+    ///
+    /// # Errors
+    /// [`VmError`]
+    pub fn remove_disk(&mut self, disk: &AddedDisk) -> Result<(), VmError> {
+        let what = "remove a disk";
+        self.execute(what, "device_del", json!({"id": disk.name}))?;
+        self.remove_node(what, disk)
+    }
+
+    fn remove_node(&mut self, what: &'static str, disk: &AddedDisk) -> Result<(), VmError> {
+        // A guest lets go of a device in its own time.
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let arguments = json!({"node-name": disk.name});
+            match self.execute(what, "blockdev-del", arguments) {
+                Err(VmError::Monitor {
+                    source: MonitorError::Refused { reason, .. },
+                    ..
+                }) if reason.contains("in use") && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                result => break drop(result?),
+            }
+        }
+        self.execute(what, "remove-fd", json!({"fdset-id": disk.set}))
+            .map(drop)
+    }
+
+    /// A block node from a file, by a descriptor that is sent along. Returns its set's number.
+    fn add_node(
+        &mut self,
+        what: &'static str,
+        node: &str,
+        slot: DiskSlot,
+        file: BorrowedFd<'_>,
+    ) -> Result<u64, VmError> {
+        let deadline = Instant::now() + self.patience;
+        let monitor = by_monitor;
+        let sent = self
+            .monitor
+            .send("add-fd", Value::Null, &[file])
+            .map_err(monitor(what))?;
+        let answer = self
+            .monitor
+            .answer(&sent, deadline)
+            .map_err(monitor(what))?;
+        let set = answer["fdset-id"].as_u64().unwrap_or(0);
+        let arguments = json!({
+            "driver": "raw",
+            "node-name": node,
+            "read-only": slot == DiskSlot::ReadOnly,
+            "discard": "unmap",
+            "file": {
+                "driver": "file",
+                "filename": format!("/dev/fdset/{set}"),
+                "discard": "unmap",
+            },
+        });
+        self.execute(what, "blockdev-add", arguments)?;
+        Ok(set)
+    }
+
+    /// Gives the running machine one more virtual processor.
+    ///
+    /// # Errors
+    /// [`VmError::Unsupported`] on a microvm: its number of processors is fixed.
+    pub fn add_vcpu(&mut self) -> Result<(), VmError> {
+        let what = "add a virtual processor";
+        let unsupported = VmError::Unsupported {
+            what,
+            reason: "a microvm has as many as it was started with; stop it and start it with more (--cpus)",
+        };
+        let answer = match self.execute(what, "query-hotpluggable-cpus", Value::Null) {
+            Err(VmError::Monitor {
+                source: MonitorError::Refused { .. },
+                ..
+            }) => return Err(unsupported),
+            other => other?,
+        };
+        let places = answer.as_array().map_or(&[][..], Vec::as_slice);
+        let free = places.iter().find(|place| place.get("qom-path").is_none());
+        let Some(free) = free else {
+            return Err(unsupported);
+        };
+        let mut arguments = free["props"].clone();
+        arguments["driver"] = free["type"].clone();
+        self.execute(what, "device_add", arguments).map(drop)
+    }
+}
+
+/// PSS and private bytes of a process, see proc_pid_smaps(5).
+fn host_memory(pid: i32) -> io::Result<(u64, u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let kib = |key: &str| -> u64 {
+        text.lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+            .and_then(|rest| rest.split_ascii_whitespace().next()?.parse().ok())
+            .unwrap_or(0)
+    };
+    let private = kib("Private_Clean") + kib("Private_Dirty");
+    Ok((kib("Pss") * 1024, private * 1024))
+}
