@@ -288,7 +288,7 @@ const RLIMIT_NOFILE: u32 = 7;
 fn limit(resource: u32, name: &'static str, value: u64) -> Step {
     Step::ResourceLimit {
         resource,
-        name,
+        name: name.into(),
         soft: value,
         hard: value,
     }
