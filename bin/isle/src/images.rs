@@ -43,6 +43,23 @@ pub fn resolve(context: &Context, name: &str, flags: &InstanceFlags) -> Result<I
     pull(context, &name.parse()?, &options, &progress)
 }
 
+/// The repository that a name without tag and digest tells, for `--all-tags`.
+pub fn repository(name: &str) -> Result<Reference> {
+    let reference: Reference = name.parse()?;
+    let last = name.rsplit('/').next().unwrap_or(name);
+    match last.contains([':', '@']) {
+        false => Ok(reference),
+        true => Err(Failure::new(format!(
+            "{name} has a tag or a digest, and --all-tags means all tags"
+        ))
+        .hint(format!(
+            "name the repository alone: {}",
+            reference.familiar_name()
+        ))
+        .into()),
+    }
+}
+
 /// Gets an image from its registry.
 pub fn pull(
     context: &Context,

@@ -107,6 +107,22 @@ impl PullError {
 }
 
 impl Store {
+    /// All tags that the registry has of a reference's repository, sorted.
+    ///
+    /// # Errors
+    /// [`PullError::Registry`].
+    pub fn remote_tags(
+        client: &Client,
+        reference: &Reference,
+    ) -> Result<Vec<Reference>, PullError> {
+        let repository = client.repository(&for_registry(reference), Access::Pull)?;
+        // What the registry's client lets through is a tag by our own grammar too.
+        let tags = repository.tags()?.into_iter();
+        Ok(tags
+            .filter_map(|tag| reference.with_tag(&tag).ok())
+            .collect())
+    }
+
     /// Brings the image that `reference` names into the store, and gives it that name.
     ///
     /// Tells `progress` the lines that Docker prints, too.
