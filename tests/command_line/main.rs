@@ -7,6 +7,7 @@ use isle_tests::{Need, World};
 isle_tests::stories! {
     completion_offers_the_names_that_there_are [Need::Isle],
     a_slip_is_answered_with_what_was_meant [Need::Isle],
+    inspect_of_a_kind_finds_that_kind_only,
     every_help_is_printed_with_examples [Need::Isle],
     results_go_to_standard_output_and_progress_elsewhere [Need::Isle],
     events_are_followed_as_they_happen [Need::Isle],
@@ -92,6 +93,17 @@ fn a_slip_is_answered_with_what_was_meant(world: &World) {
         .isle(["run", "--pull", "never", "busibox"])
         .exits_with(125)
         .complains("did you mean busybox");
+}
+
+fn inspect_of_a_kind_finds_that_kind_only(world: &World) {
+    let image = world.busybox();
+    world
+        .isle(["create", "--name", "box", &image, "true"])
+        .succeeds();
+    world.isle(["container", "inspect", "box"]).succeeds();
+    world.isle(["image", "inspect", &image]).succeeds();
+    assert_ne!(world.isle(["container", "inspect", &image]).run().code(), 0);
+    assert_ne!(world.isle(["image", "inspect", "box"]).run().code(), 0);
 }
 
 fn every_help_is_printed_with_examples(world: &World) {

@@ -144,6 +144,9 @@ fn print_skipped(file: &Path) -> Result<()> {
         return Ok(());
     }
     let text = std::fs::read_to_string(file)?;
+    if text.trim().is_empty() {
+        return Ok(());
+    }
     println!("skipped, because this host lacks something:");
     for line in text.lines() {
         println!("  {line}");

@@ -30,6 +30,18 @@ use std::path::Path;
 
 pub use report::{Check, FORMAT, Host, Level, Report, Section, State};
 
+/// What the host can do, without looking closer than that needs: no program is executed.
+#[must_use]
+pub fn levels_of(root: &Path) -> Vec<Level> {
+    let mut checks = kernel::checks();
+    checks.extend(cgroups::checks());
+    checks.extend(privileges::checks());
+    checks.extend(storage::checks(root));
+    checks.extend(virtualization::checks());
+    checks.extend(programs::presence());
+    levels::levels(&checks)
+}
+
 /// Examines the host. `root` is the state root, there or not yet.
 ///
 /// What cannot be found out is said in the check concerned; so there is no error. Takes some tens

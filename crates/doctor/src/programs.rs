@@ -98,10 +98,25 @@ const PROGRAMS: &[Program] = &[
 ];
 
 pub(crate) fn checks() -> Vec<Check> {
-    PROGRAMS.iter().map(check).collect()
+    let run = |program: &Program, path: &Path| first_line(path, program.version);
+    PROGRAMS
+        .iter()
+        .map(|program| check(program, Some(&run)))
+        .collect()
 }
 
-fn check(program: &Program) -> Check {
+/// The same by their files alone.
+pub(crate) fn presence() -> Vec<Check> {
+    PROGRAMS
+        .iter()
+        .map(|program| check(program, None))
+        .collect()
+}
+
+/// Asks a program for its version.
+type Ask<'a> = &'a dyn Fn(&Program, &Path) -> std::io::Result<String>;
+
+fn check(program: &Program, ask: Option<Ask<'_>>) -> Check {
     let name = program.names[0];
     let is_for_users = program.needed_by == ["rootless"];
     let check = match find(program) {
@@ -109,13 +124,13 @@ fn check(program: &Program) -> Check {
             Check::there(SECTION, name, false).or_state(false, State::NotNeeded)
         }
         None => Check::there(SECTION, name, false),
-        Some(path) if program.version.is_empty() => {
-            Check::ok(SECTION, name, path.display().to_string())
-        }
-        Some(path) => match first_line(&path, program.version) {
-            Ok(version) => Check::ok(SECTION, name, format!("{}: {version}", path.display())),
-            Err(error) => Check::ok(SECTION, name, format!("{}: {error}", path.display()))
-                .or_state(false, State::Unusable),
+        Some(path) => match ask.filter(|_| !program.version.is_empty()) {
+            None => Check::ok(SECTION, name, path.display().to_string()),
+            Some(ask) => match ask(program, &path) {
+                Ok(version) => Check::ok(SECTION, name, format!("{}: {version}", path.display())),
+                Err(error) => Check::ok(SECTION, name, format!("{}: {error}", path.display()))
+                    .or_state(false, State::Unusable),
+            },
         },
     };
     check

@@ -65,7 +65,6 @@ pub fn run(args: &Args, context: &Context) -> Result {
 
 /// Every level of the design: what this version and this host can do, and why not.
 fn levels(context: &Context) -> Value {
-    let report = isle_doctor::examine(&context.paths().root);
     let level = |level: &isle_doctor::Level| {
         let reason = match (level.is_available, level.is_host_ready) {
             (true, _) => String::new(),
@@ -78,7 +77,10 @@ fn levels(context: &Context) -> Value {
             "Reason": reason,
         })
     };
-    report.levels.iter().map(level).collect()
+    isle_doctor::levels_of(&context.paths().root)
+        .iter()
+        .map(level)
+        .collect()
 }
 
 fn words(value: &Value, memory: u64) -> String {

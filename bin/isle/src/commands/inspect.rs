@@ -74,7 +74,8 @@ fn is_missing(error: &anyhow::Error) -> bool {
     )
 }
 
-fn instance(context: &Context, name: &str, with_size: bool) -> Result<Value> {
+/// One instance as `docker inspect` shows it.
+pub fn instance(context: &Context, name: &str, with_size: bool) -> Result<Value> {
     let instance = context.engine()?.find(name)?;
     let paths = context.paths();
     let sizes = with_size.then(|| {

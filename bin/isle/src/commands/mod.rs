@@ -15,7 +15,7 @@ macro_rules! files {
 }
 
 files! {
-    attach, commit, completion, container_prune, cp, create, diff, doctor, events, exec, export, history,
+    attach, commit, completion, container_inspect, container_prune, cp, create, diff, doctor, events, exec, export, history,
     image_inspect, image_prune, images, import, info, inspect, kill, load, login, logout, logs, pause, ps, pull,
     push, rename, restart, rm, rmi, run, save, start, stats, stop, system_df, tag, top, unpause, update, version,
     wait,
@@ -134,7 +134,7 @@ pub static GROUPS: &[Group] = &[
             verb!(cp, "cp", ["copy"]),
             verb!(top, "top"),
             verb!(stats, "stats"),
-            verb!(inspect, "inspect"),
+            verb!(container_inspect, "inspect"),
             verb!(wait, "wait"),
             verb!(rename, "rename"),
             verb!(update, "update"),
