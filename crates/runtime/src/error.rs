@@ -130,6 +130,15 @@ impl fmt::Display for StepError {
             Action::Find if self.errno == ENOENT => {
                 return f.write_str("executable file not found: no such file or directory");
             }
+            Action::Find if self.errno == EACCES => {
+                return f.write_str("permission denied: it is no executable file");
+            }
+            // The program was there a moment ago.
+            Action::Execute if self.errno == ENOENT => {
+                return f.write_str(
+                    "the interpreter that it names is not there: no such file or directory",
+                );
+            }
             Action::Find | Action::Execute => {}
             Action::Call if self.text.is_empty() => {}
             action => write!(f, "{action}: ")?,
@@ -151,6 +160,7 @@ impl fmt::Display for StepError {
 impl std::error::Error for StepError {}
 
 const ENOENT: i32 = 2;
+const EACCES: i32 = 13;
 const ENOTDIR: i32 = 20;
 
 impl LaunchError {
@@ -176,8 +186,14 @@ impl LaunchError {
     }
 
     fn at(step: Option<&Step>, failure: Failure) -> LaunchError {
+        let is_there = !matches!(failure.errno, ENOENT | ENOTDIR);
         LaunchError::Step {
-            step: step.map_or_else(|| "start".to_owned(), ToString::to_string),
+            step: match step {
+                // It was found, and is not to be executed.
+                Some(Step::FindProgram { name, .. }) if is_there => format!("execute {name:?}"),
+                Some(step) => step.to_string(),
+                None => "start".to_owned(),
+            },
             source: StepError {
                 action: failure.action,
                 errno: failure.errno,

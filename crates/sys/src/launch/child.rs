@@ -1069,6 +1069,10 @@ impl<'a> Child<'a> {
                     refusal = failure.errno;
                     continue;
                 }
+                Ok(stat) if stat.st_mode & libc::S_IFMT == libc::S_IFDIR => {
+                    refusal = libc::EISDIR;
+                    continue;
+                }
                 Ok(stat) if stat.st_mode & libc::S_IFMT != libc::S_IFREG => {
                     refusal = libc::EACCES;
                     continue;
