@@ -6,6 +6,7 @@ use isle_tests::{Need, World, wait_for};
 
 isle_tests::stories! {
     out_of_memory_is_137_and_said_so [Need::CgroupMemory],
+    lack_of_memory_is_told_when_it_happens [Need::Isle, Need::CgroupMemory],
     the_memory_limit_is_the_kernels [Need::CgroupMemory],
     a_fork_bomb_stays_inside [Need::CgroupPids],
     cpu_limits_are_the_kernels [Need::CgroupCpu],
@@ -38,6 +39,39 @@ fn out_of_memory_is_137_and_said_so(world: &World) {
     let state = &world.inspect("n")["State"];
     assert_eq!(state["OOMKilled"], true, "{state}");
     assert_eq!(state["ExitCode"], 137);
+}
+
+fn lack_of_memory_is_told_when_it_happens(world: &World) {
+    let image = world.busybox();
+    // The one that is killed is not the first process, which goes on.
+    let script = "tail /dev/zero; echo survived; sleep 1000";
+    world
+        .isle([
+            "run",
+            "-d",
+            "--name",
+            "n",
+            "-m",
+            "32m",
+            "--memory-swap",
+            "32m",
+        ])
+        .arguments([&image, "sh", "-c", script])
+        .succeeds();
+    world.wait_for_log("n", "survived");
+    wait_for("the event", || {
+        world
+            .isle(["events", "--since", "0", "--until", "0s"])
+            .arguments([
+                "--filter",
+                "event=oom",
+                "--format",
+                "{{.Actor.Attributes.name}}",
+            ])
+            .succeeds()
+            == "n"
+    });
+    assert_eq!(world.status("n"), "running");
 }
 
 fn the_memory_limit_is_the_kernels(world: &World) {

@@ -16,7 +16,7 @@ use crate::protocol::{
 };
 use crate::session::{Attachment, ExecSession, Replay, WindowSize};
 use crate::state::Exit;
-use crate::supervisor::address;
+use crate::supervisor::{address, last_words};
 use crate::{AttachRequest, ExecRequest, LogRequest, Paths, Stats, UpdateRequest, WaitCondition};
 
 /// A connection to a supervisor.
@@ -33,8 +33,11 @@ pub(crate) enum ControlError {
     #[error("no supervisor looks after it")]
     NoSupervisor,
     /// The connection ended without an answer: the supervisor has ended or was killed.
-    #[error("its supervisor has ended without an answer")]
-    HungUp,
+    #[error("its supervisor has ended without an answer{}", said(.last_words.as_deref()))]
+    HungUp {
+        /// What it said when it panicked.
+        last_words: Option<String>,
+    },
     /// The supervisor says no.
     #[error("{}", .0.message)]
     Refused(Failed),
@@ -55,6 +58,10 @@ pub(crate) enum ControlError {
         /// Why not.
         source: io::Error,
     },
+}
+
+fn said(last_words: Option<&str>) -> String {
+    last_words.map_or_else(String::new, |words| format!(": {words}"))
 }
 
 /// One frame as it came.
@@ -112,8 +119,14 @@ impl Control {
             frame => frame?,
         };
         match frame {
-            None => Err(ControlError::HungUp),
+            None => Err(self.hung_up()),
             Some(frame) => expect(frame, expected),
+        }
+    }
+
+    fn hung_up(&self) -> ControlError {
+        ControlError::HungUp {
+            last_words: last_words::of(&self.directory),
         }
     }
 
@@ -235,7 +248,7 @@ impl Control {
         };
         self.send(&Request::Exec(exec))?;
         let (frame, descriptors) =
-            read_frame_with_descriptors(&mut self.socket)?.ok_or(ControlError::HungUp)?;
+            read_frame_with_descriptors(&mut self.socket)?.ok_or_else(|| self.hung_up())?;
         let payload = expect(frame, kind::EXEC_STARTED)?;
         let which: ExecStarted = from_json(kind::EXEC_STARTED, &payload)?;
         let mut descriptors = descriptors.into_iter();

@@ -49,7 +49,7 @@ pub(crate) fn adopt(paths: &Paths, id: &InstanceId) -> Result<(), ControlError> 
     spawn(&["--adopt"], paths, id, OwnedFd::from(theirs).into())?;
     match Control::over(ours, &paths.instance_run(id)).answer(kind::DONE) {
         // It had nothing to do.
-        Ok(_) | Err(ControlError::HungUp) => Ok(()),
+        Ok(_) | Err(ControlError::HungUp { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }

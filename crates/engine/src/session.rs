@@ -232,9 +232,9 @@ fn tell(directory: &std::path::Path, request: &Request) -> io::Result<()> {
     let result = Control::to(directory).and_then(|mut control| control.ask(request, kind::DONE));
     match result {
         Ok(_)
-        | Err(ControlError::NoSupervisor | ControlError::HungUp | ControlError::Refused(_)) => {
-            Ok(())
-        }
+        | Err(
+            ControlError::NoSupervisor | ControlError::HungUp { .. } | ControlError::Refused(_),
+        ) => Ok(()),
         Err(error) => Err(io::Error::other(error)),
     }
 }

@@ -196,6 +196,12 @@ pub trait Backend {
     /// When nothing runs.
     fn stats(&mut self) -> io::Result<Stats>;
 
+    /// Whether [`Backend::tend`] has heard, since this was asked last, that memory ran out.
+    /// [`Backend::oom_kills`] may tell of it a moment later.
+    fn has_run_out_of_memory(&mut self) -> bool {
+        false
+    }
+
     /// Times since the start that the kernel killed something inside for lack of memory.
     fn oom_kills(&mut self) -> u64;
 

@@ -52,7 +52,7 @@ impl Engine {
         match launch::start(&self.paths, id, attach, window) {
             Ok(attachment) => Ok(attachment),
             Err(error) => {
-                if matches!(error, ControlError::HungUp) {
+                if matches!(error, ControlError::HungUp { .. }) {
                     self.end_what_nobody_knows(id);
                 }
                 let instance = self.get(id);
@@ -219,7 +219,7 @@ impl Engine {
                 Control::connect(&self.paths, id).and_then(|mut c| c.restart(signal, timeout));
             match asked {
                 Ok(()) => return Ok(()),
-                Err(ControlError::NoSupervisor | ControlError::HungUp) => {}
+                Err(ControlError::NoSupervisor | ControlError::HungUp { .. }) => {}
                 Err(error) => return Err(refused("restart", &instance, error)),
             }
         }
@@ -275,7 +275,7 @@ impl Engine {
                 match Control::connect(&self.paths, id).and_then(|mut c| c.wait(condition)) {
                     Ok(exit) => return Ok(exit),
                     // It is just ending or beginning; the row will tell.
-                    Err(ControlError::NoSupervisor | ControlError::HungUp) => {}
+                    Err(ControlError::NoSupervisor | ControlError::HungUp { .. }) => {}
                     Err(error) => return Err(refused("wait for", &instance, error)),
                 }
             } else {

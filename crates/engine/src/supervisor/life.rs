@@ -282,13 +282,11 @@ impl Supervisor {
         self.monitor = None;
         self.drop_check();
         let lasted = run.started.elapsed();
-        let oom_kills = self.backend.oom_kills();
-        let exit = exit_of(ended, oom_kills > 0);
+        self.note_oom();
+        self.look_for_oom_at = None;
+        let exit = exit_of(ended, std::mem::take(&mut self.oom_kills_noted) > 0);
         drop(run);
 
-        if oom_kills > 0 {
-            self.notes.push(Note::new("oom"));
-        }
         let note = Note::new("die")
             .with("exitCode", exit.code)
             .with("execDuration", lasted.as_secs());

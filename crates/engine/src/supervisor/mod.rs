@@ -22,7 +22,7 @@
 //! | `sessions`, `checks` | exec; health checks |
 //! | `restart`, `health` | pure policies |
 //! | `streams`, `identity`, `address`, `poller`, `memory` | mechanisms |
-//! | `ledger` | what is written into the store |
+//! | `ledger`, `last_words` | what is written into the store; what is left by a panic |
 //!
 //! At the end those who wait for the exit code hear it as soon as it is written (with `--rm`: as
 //! soon as the row is removed and the name is free); cgroup, mounts and files are taken away
@@ -33,6 +33,7 @@ mod checks;
 mod client;
 mod health;
 mod identity;
+pub(crate) mod last_words;
 mod ledger;
 mod life;
 mod memory;
@@ -101,6 +102,7 @@ pub fn main() -> i32 {
         root: PathBuf::from(root),
         run: PathBuf::from(run),
     };
+    last_words::keep(paths.instance_run(&id), complaints(&paths, &id));
     let result = match is_adoption {
         true => adopt(&paths, &id),
         false => begin(&paths, &id),
@@ -360,6 +362,8 @@ fn assemble(
         start_again: false,
         notes: Vec::new(),
         note_at: None,
+        oom_kills_noted: 0,
+        look_for_oom_at: None,
         is_flow_stopped: false,
         buffer: Vec::new(),
         tidy_at: None,

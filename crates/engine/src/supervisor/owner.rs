@@ -28,6 +28,8 @@ use crate::state::{InstanceState, Status};
 const CALM: Duration = Duration::from_millis(500);
 /// So long what happened waits to be written together with what happens next.
 const NOTES_WAIT: Duration = Duration::from_millis(100);
+/// So long after the notice of lacking memory the kernel is asked again whom it has killed.
+const KILL_WAIT: Duration = Duration::from_millis(50);
 /// The most clients at a time.
 pub(super) const MOST_CLIENTS: usize = 256;
 /// So long what was run inside may take to end once the instance has.
@@ -108,6 +110,10 @@ pub(super) struct Supervisor {
     pub(super) notes: Vec<Note>,
     /// When they are written at the latest.
     pub(super) note_at: Option<Instant>,
+    /// Of the present run.
+    pub(super) oom_kills_noted: u64,
+    /// Memory has run out, and the kernel may not have killed yet.
+    pub(super) look_for_oom_at: Option<Instant>,
     /// The instance has to wait until the foreground client has received more.
     pub(super) is_flow_stopped: bool,
     pub(super) buffer: Vec<u8>,
@@ -143,7 +149,7 @@ impl Supervisor {
             Token::Ended => self.process_ended(),
             Token::Stdout | Token::Stderr => self.read_output(ready.token),
             Token::Stdin => self.feed_stdin(),
-            Token::Backend => self.backend.tend(),
+            Token::Backend => self.tend_backend(),
             Token::CheckEnded => self.check_ended(),
             Token::CheckOutput => self.read_check_output(),
             Token::Client(number) => self.serve(number, ready),
@@ -173,6 +179,7 @@ impl Supervisor {
             self.kill_at,
             self.tidy_at,
             self.note_at,
+            self.look_for_oom_at,
             of_check,
             of_monitor,
             of_sessions.filter(|_| !self.sessions.is_empty()),
@@ -202,12 +209,35 @@ impl Supervisor {
         if is_due(self.over_since.map(|since| since + SESSION_PATIENCE)) {
             self.sessions.clear();
         }
+        if is_due(self.look_for_oom_at) {
+            self.look_for_oom_at = None;
+            self.note_oom();
+        }
         if is_due(self.note_at) {
             self.write_notes();
         }
         if is_due(self.tidy_at) {
             self.tidy();
         }
+    }
+
+    fn tend_backend(&mut self) {
+        self.backend.tend();
+        if self.backend.has_run_out_of_memory() && !self.note_oom() {
+            self.look_for_oom_at
+                .get_or_insert_with(|| Instant::now() + KILL_WAIT);
+        }
+    }
+
+    /// Notes that something inside was killed for lack of memory, when that is news.
+    pub(super) fn note_oom(&mut self) -> bool {
+        let kills = self.backend.oom_kills();
+        let is_news = kills > self.oom_kills_noted;
+        if is_news {
+            self.oom_kills_noted = kills;
+            self.note(Note::new("oom"));
+        }
+        is_news
     }
 
     /// Something has happened that costs memory: give it back when it is calm again.

@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use isle_cgroup::{Cgroup, Layout};
+use isle_cgroup::{Cgroup, Layout, OomWatch};
 use isle_runtime::{Options, Plan, Rootfs};
 use isle_seccomp::Instruction;
 use isle_types::Signal;
@@ -54,6 +54,7 @@ pub(crate) struct Container {
     running: Option<Running>,
     /// An earlier supervisor has started the first process: it is not our child.
     is_adopted: bool,
+    has_run_out_of_memory: bool,
 }
 
 /// What a run has until it is cleaned up.
@@ -63,6 +64,8 @@ struct Running {
     inside: Inside,
     facts: Facts,
     cgroup: Arc<Cgroup>,
+    /// `None` where the host does not tell; then it is seen at the end.
+    oom: Option<OomWatch>,
     init: OwnedFd,
     pid: i32,
 }
@@ -127,6 +130,7 @@ impl Container {
             layout: Layout::detect().map_err(failed("cannot use control groups"))?,
             running: None,
             is_adopted: false,
+            has_run_out_of_memory: false,
         })
     }
 
@@ -234,6 +238,7 @@ impl Backend for Container {
         self.running = Some(Running {
             inside,
             facts,
+            oom: cgroup.watch_oom().unwrap_or(None),
             cgroup,
             init,
             pid: child.pid,
@@ -287,14 +292,13 @@ impl Backend for Container {
             Moment::Adoption,
         )
         .map_err(io::Error::other)?;
+        let cgroup = Cgroup::open(&self.layout, &spec::cgroup_path(&self.instance))?;
         self.running = Some(Running {
             inside: Inside::of(&spec::specification(&self.instance, &facts))
                 .map_err(io::Error::other)?,
             facts,
-            cgroup: Arc::new(Cgroup::open(
-                &self.layout,
-                &spec::cgroup_path(&self.instance),
-            )?),
+            oom: cgroup.watch_oom().unwrap_or(None),
+            cgroup: Arc::new(cgroup),
             init: process.ended.try_clone()?,
             pid: process.pid,
         });
@@ -373,6 +377,26 @@ impl Backend for Container {
             block_io: (read.io_read_bytes, read.io_write_bytes),
             pids: read.pids,
         })
+    }
+
+    fn watch(&self) -> Option<BorrowedFd<'_>> {
+        let running = self.running.as_ref()?;
+        running.oom.as_ref().map(AsFd::as_fd)
+    }
+
+    fn tend(&mut self) {
+        if let Some(oom) = self
+            .running
+            .as_ref()
+            .and_then(|running| running.oom.as_ref())
+        {
+            oom.acknowledge();
+            self.has_run_out_of_memory = true;
+        }
+    }
+
+    fn has_run_out_of_memory(&mut self) -> bool {
+        std::mem::take(&mut self.has_run_out_of_memory)
     }
 
     fn oom_kills(&mut self) -> u64 {
