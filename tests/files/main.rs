@@ -15,6 +15,7 @@ isle_tests::stories! {
     a_named_volume_outlives_its_instances_and_is_filled_from_the_image,
     anonymous_volumes_of_the_image_go_with_the_instance,
     a_volume_can_be_shared_and_is_not_removed_while_in_use,
+    volumes_from_mounts_what_another_one_mounts,
     a_tmpfs_is_empty_and_gone_afterwards,
     cp_in_and_out_of_running_and_stopped_instances,
     cp_follows_no_link_out_of_the_root,
@@ -201,6 +202,78 @@ fn a_volume_can_be_shared_and_is_not_removed_while_in_use(world: &World) {
             .stdout()
             == "hi\n"
     });
+}
+
+fn volumes_from_mounts_what_another_one_mounts(world: &World) {
+    let image = world.busybox();
+    let folder = world.files().join("bound");
+    std::fs::create_dir(&folder).expect("the test's own folder");
+    let bind = format!("{}:/bound", folder.display());
+    world
+        .isle([
+            "run",
+            "--name",
+            "source",
+            "-v",
+            &bind,
+            "-v",
+            "named:/named",
+            "-v",
+            "/anonymous",
+        ])
+        .arguments(["--tmpfs", "/memory", &image, "sh", "-c"])
+        .arguments(["for i in /bound /named /anonymous; do echo $i > $i/file; done"])
+        .succeeds();
+    let cat = "cat /bound/file /named/file /anonymous/file; ls -d /memory; echo x > /named/new";
+    let outcome = world
+        .isle([
+            "run",
+            "--rm",
+            "--volumes-from",
+            "source:ro",
+            &image,
+            "sh",
+            "-c",
+            cat,
+        ])
+        .exits_with(1);
+    assert_eq!(
+        outcome.stdout(),
+        "/bound\n/named\n/anonymous\n",
+        "{outcome}"
+    );
+    outcome.complains("Read-only file system");
+    // Its own mount at the same place counts; what is shared goes with the last one only.
+    let own = ["-v", "other:/named"];
+    world
+        .isle(["run", "--name", "user", "--volumes-from", "source"])
+        .arguments(own)
+        .arguments([
+            &image,
+            "sh",
+            "-c",
+            "test ! -e /named/file && echo more >> /anonymous/file",
+        ])
+        .succeeds();
+    world.isle(["rm", "-v", "source"]).succeeds();
+    let text = world
+        .isle([
+            "run",
+            "--rm",
+            "--volumes-from",
+            "user",
+            &image,
+            "cat",
+            "/anonymous/file",
+        ])
+        .succeeds();
+    assert_eq!(text, "/anonymous\nmore");
+    world.isle(["rm", "-v", "user"]).succeeds();
+    for wrong in ["nosuch", "user:rx"] {
+        world
+            .isle(["create", "--volumes-from", wrong, &image, "true"])
+            .exits_with(125);
+    }
 }
 
 fn a_tmpfs_is_empty_and_gone_afterwards(world: &World) {

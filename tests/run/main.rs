@@ -9,11 +9,14 @@ isle_tests::stories! {
     the_exit_code_of_the_program_is_the_exit_code_of_run,
     a_program_that_is_not_there_gives_127,
     a_file_that_cannot_be_executed_gives_126,
+    what_cannot_be_executed_is_told_with_the_reason [Need::Isle],
     an_unknown_flag_gives_125_and_makes_nothing [Need::Isle],
     a_program_ended_by_a_signal_gives_128_and_its_number,
     a_signal_to_run_reaches_the_program,
     output_and_errors_stay_apart,
     standard_input_reaches_the_program_only_with_interactive,
+    only_the_streams_that_are_attached_are_relayed,
+    exposed_ports_are_those_of_image_and_flags,
     much_output_arrives_whole_and_in_order,
     environment_comes_from_flags_files_and_our_own,
     an_environment_file_with_a_bad_line_is_refused_and_named,
@@ -68,6 +71,31 @@ fn a_file_that_cannot_be_executed_gives_126(world: &World) {
     // A directory cannot be executed either; runc before 1.1.6 says 127 here, Docker documents 126.
     let code = world.isle(["run", "--rm", &image, "/etc"]).run().code();
     assert!([126, 127].contains(&code), "{code}");
+}
+
+fn what_cannot_be_executed_is_told_with_the_reason(world: &World) {
+    let image = world.busybox();
+    let script = world.file("script", "#!/no/such/interpreter\n");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&script, executable).expect("our own file");
+    let plain = world.file("plain", "plain text\n");
+    let plain = format!("{plain}:/plain");
+    let script = format!("{script}:/script");
+    for (program, code, reason) in [
+        ("/etc", 126, "cannot execute \"/etc\": is a directory"),
+        (
+            "/plain",
+            126,
+            "cannot execute \"/plain\": permission denied",
+        ),
+        ("/script", 127, "the interpreter that it names is not there"),
+        ("/none", 127, "cannot find \"/none\""),
+    ] {
+        world
+            .isle(["run", "--rm", "-v", &plain, "-v", &script, &image, program])
+            .exits_with(code)
+            .complains(reason);
+    }
 }
 
 fn an_unknown_flag_gives_125_and_makes_nothing(world: &World) {
@@ -139,6 +167,57 @@ fn standard_input_reaches_the_program_only_with_interactive(world: &World) {
         .stdin("hello\n")
         .exits_with(0);
     assert_eq!(closed.stdout(), "");
+}
+
+fn only_the_streams_that_are_attached_are_relayed(world: &World) {
+    let image = world.busybox();
+    let script = "echo out; echo err >&2; exit 3";
+    for (stream, stdout, stderr) in [("stdout", "out\n", ""), ("STDERR", "", "err\n")] {
+        let stream = stream.to_ascii_lowercase();
+        let outcome = world
+            .isle(["run", "--rm", "-a", &stream, &image, "sh", "-c", script])
+            .exits_with(3);
+        assert_eq!(
+            (outcome.stdout().as_str(), outcome.stderr().as_str()),
+            (stdout, stderr)
+        );
+    }
+    // Who only sends is told the id, and does not wait for the end.
+    let outcome = world
+        .isle(["run", "-i", "-a", "stdin", "--name", "n", &image, "cat"])
+        .stdin("sent")
+        .exits_with(0);
+    assert_eq!(outcome.stdout().trim().len(), 64, "{outcome}");
+    world.isle(["wait", "n"]).succeeds();
+    assert_eq!(world.isle(["logs", "n"]).succeeds(), "sent");
+    let config = &world.inspect("n")["Config"];
+    assert_eq!(
+        (&config["AttachStdin"], &config["AttachStdout"]),
+        (&true.into(), &false.into())
+    );
+    for wrong in [&["-a", "stdlog"][..], &["-d", "-a", "stdout"]] {
+        let mut arguments = vec!["run", "--rm"];
+        arguments.extend(wrong);
+        arguments.extend([image.as_str(), "true"]);
+        world.isle(arguments).exits_with(125);
+    }
+}
+
+fn exposed_ports_are_those_of_image_and_flags(world: &World) {
+    let image = world.busybox();
+    world
+        .isle([
+            "create", "--name", "n", "--expose", "80-81", "--expose", "53/udp", &image, "true",
+        ])
+        .succeeds();
+    let ports = world.inspect("n")["Config"]["ExposedPorts"].clone();
+    assert_eq!(
+        ports,
+        serde_json::json!({"53/udp": {}, "80/tcp": {}, "81/tcp": {}})
+    );
+    world
+        .isle(["create", "--expose", "http", &image, "true"])
+        .exits_with(125);
 }
 
 fn much_output_arrives_whole_and_in_order(world: &World) {

@@ -163,8 +163,7 @@ fn code(error: &anyhow::Error, default_code: u8) -> u8 {
 }
 
 /// Flags that users of Docker know and that this version does not have, and the way round each.
-const NOT_HERE: [(&str, &str); 17] = [
-    ("--expose", LATER_NETWORKS),
+const NOT_HERE: [(&str, &str); 14] = [
     ("--network-alias", LATER_NETWORKS),
     ("--net-alias", LATER_NETWORKS),
     ("--ip", LATER_NETWORKS),
@@ -172,13 +171,8 @@ const NOT_HERE: [(&str, &str); 17] = [
     ("--link", LATER_NETWORKS),
     ("--mac-address", LATER_NETWORKS),
     ("--gpus", "make the device nodes available with --device"),
-    ("--volumes-from", "name the volumes with -v"),
     ("--volume-driver", "volumes have one driver, local"),
     ("--runtime", "the wall is chosen with --isolation"),
-    (
-        "--attach",
-        "run attaches to output and errors, with -i to input; redirect what you do not want",
-    ),
     ("--device-cgroup-rule", "name the device with --device"),
     (
         "--cgroup-parent",
@@ -219,7 +213,11 @@ pub fn report_usage(error: &clap::Error) -> u8 {
         if let Some(hint) = source.and_then(hint) {
             eprintln!("hint: {hint}");
         }
-        return ENGINE;
+        // Docker's command line understands any name; it is the engine that refuses it.
+        return match flag.starts_with('-') {
+            true => ENGINE,
+            false => 1,
+        };
     }
     let mut hints = Vec::new();
     let mut reason: Vec<&str> = Vec::new();

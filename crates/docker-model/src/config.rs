@@ -15,6 +15,7 @@ pub fn command_line(config: &InstanceConfig) -> Vec<String> {
 pub fn config(instance: &Instance) -> Value {
     let config = &instance.config;
     let process = &config.process;
+    let attached = process.attached();
     let volumes: Map<String, Value> = config
         .mounts
         .iter()
@@ -25,12 +26,13 @@ pub fn config(instance: &Instance) -> Value {
         "Hostname": config.hostname.clone().unwrap_or_else(|| instance.id.short()),
         "Domainname": config.domainname.clone().unwrap_or_default(),
         "User": process.user.clone().unwrap_or_default(),
-        "AttachStdin": process.open_stdin,
-        "AttachStdout": true,
-        "AttachStderr": true,
+        "AttachStdin": attached.stdin,
+        "AttachStdout": attached.stdout,
+        "AttachStderr": attached.stderr,
+        "ExposedPorts": exposed_ports(config),
         "Tty": process.tty,
         "OpenStdin": process.open_stdin,
-        "StdinOnce": process.open_stdin,
+        "StdinOnce": process.open_stdin && attached.stdin,
         "Env": process.env,
         "Cmd": process.command,
         "Healthcheck": config.health_check.as_ref().map(health_check),
@@ -48,6 +50,15 @@ pub fn config(instance: &Instance) -> Value {
         value["StopTimeout"] = json!(timeout.as_secs());
     }
     value
+}
+
+fn exposed_ports(config: &InstanceConfig) -> Value {
+    let ports = config.exposed_ports.iter();
+    let ports: Map<String, Value> = ports.map(|port| (port.clone(), json!({}))).collect();
+    match ports.is_empty() {
+        true => Value::Null,
+        false => Value::Object(ports),
+    }
 }
 
 fn health_check(check: &HealthCheck) -> Value {

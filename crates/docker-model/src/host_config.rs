@@ -158,7 +158,7 @@ pub fn host_config(config: &InstanceConfig) -> Value {
         "RestartPolicy": restart_policy(config.restart),
         "AutoRemove": config.auto_remove,
         "VolumeDriver": "",
-        "VolumesFrom": null,
+        "VolumesFrom": list_or_null(&config.volumes_from),
         "ConsoleSize": [0, 0],
         "Annotations": config.annotations,
         "CapAdd": capabilities(&config.security.cap_add),

@@ -4,7 +4,7 @@
 //! with what the image says. It is written once when the instance is created and changes only by
 //! `update` and `rename`. How a level brings it about is the back end's business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,6 +30,12 @@ pub struct InstanceConfig {
     pub labels: BTreeMap<String, String>,
     /// `--annotation`, handed to the OCI runtime.
     pub annotations: BTreeMap<String, String>,
+    /// `--expose` and the image's `EXPOSE`, like `80/tcp`: what it listens on, for those who publish
+    /// ports and for those who read it.
+    pub exposed_ports: BTreeSet<String>,
+    /// `--volumes-from`, like `db` or `db:ro`: instances whose binds and volumes it had when it was
+    /// created. They are among the mounts.
+    pub volumes_from: Vec<String>,
     /// Binds, volumes and tmpfs, in the order they are mounted.
     pub mounts: Vec<Mount>,
     /// `--read-only`: the root file system cannot be written.
@@ -96,8 +102,35 @@ pub struct ProcessConfig {
     pub tty: bool,
     /// `-i`: standard input stays open.
     pub open_stdin: bool,
+    /// `--attach`: what a front door in the foreground shows and sends. Output, errors and, where it
+    /// is open, standard input when not given.
+    pub attach: Option<AttachedStreams>,
     /// `--init`: a small init process reaps zombies and forwards signals.
     pub init: bool,
+}
+
+/// Some of the standard streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AttachedStreams {
+    /// Standard input.
+    pub stdin: bool,
+    /// Standard output.
+    pub stdout: bool,
+    /// Standard error.
+    pub stderr: bool,
+}
+
+impl ProcessConfig {
+    /// The streams that a front door in the foreground is attached to.
+    #[must_use]
+    pub fn attached(&self) -> AttachedStreams {
+        self.attach.unwrap_or(AttachedStreams {
+            stdin: self.open_stdin,
+            stdout: true,
+            stderr: true,
+        })
+    }
 }
 
 /// One entry of the mount table, beside what every instance has.

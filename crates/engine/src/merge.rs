@@ -46,6 +46,8 @@ pub(crate) fn merge(
         let own = config.labels.entry(label.clone());
         own.or_insert_with(|| value.clone());
     }
+    let exposed = image.exposed_ports().iter().flatten().cloned();
+    config.exposed_ports.extend(exposed);
     let mut volumes: Vec<&String> = image.volumes().iter().flatten().collect();
     volumes.sort();
     for target in volumes {
@@ -104,7 +106,7 @@ mod tests {
         serde_json::from_str(
             r#"{"User": "app", "Env": ["PATH=/bin", "A=image"], "Entrypoint": ["/start"],
                 "Cmd": ["serve"], "WorkingDir": "/srv", "Volumes": {"/data/": {}, "/b": {}},
-                "Labels": {"a": "image", "b": "image"}, "StopSignal": "SIGQUIT"}"#,
+                "ExposedPorts": {"80/tcp": {}}, "Labels": {"a": "image", "b": "image"}, "StopSignal": "SIGQUIT"}"#,
         )
         .unwrap()
     }
@@ -121,6 +123,7 @@ mod tests {
         assert_eq!(config.process.entrypoint, words(&["/start"]));
         assert_eq!(config.process.command, words(&["serve"]));
         assert_eq!(config.stop_signal, "QUIT".parse().ok());
+        assert!(config.exposed_ports.contains("80/tcp"));
         let targets: Vec<_> = config.mounts.iter().map(|m| m.target.as_str()).collect();
         assert_eq!(targets, ["/b", "/data"]);
     }

@@ -11,6 +11,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use isle_database::Database;
+use isle_types::InstanceId;
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Transaction, params};
 use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
@@ -54,9 +55,14 @@ pub(crate) fn declare(
     }
 }
 
-/// Takes a volume away if it is an anonymous one; files first, so that a row never lacks them
-/// unnoticed.
-pub(crate) fn remove_anonymous(database: &Database, paths: &Paths, name: &str) -> io::Result<()> {
+/// Takes a volume away if it is an anonymous one and no other instance than its owner mounts it;
+/// files first, so that a row never lacks them unnoticed.
+pub(crate) fn remove_anonymous(
+    database: &Database,
+    paths: &Paths,
+    name: &str,
+    owner: &InstanceId,
+) -> io::Result<()> {
     let is_anonymous: Option<bool> = database
         .connection()
         .query_row(
@@ -67,6 +73,18 @@ pub(crate) fn remove_anonymous(database: &Database, paths: &Paths, name: &str) -
         .optional()
         .map_err(io::Error::other)?;
     if is_anonymous != Some(true) {
+        return Ok(());
+    }
+    // Its name is 64 random digits: where they stand in a configuration, the volume is meant.
+    let is_shared: bool = database
+        .connection()
+        .query_row(
+            "SELECT EXISTS (SELECT 1 FROM instance WHERE id <> ?2 AND instr(config, ?1))",
+            params![name, owner.to_string()],
+            |row| row.get(0),
+        )
+        .map_err(io::Error::other)?;
+    if is_shared {
         return Ok(());
     }
     match fs::remove_dir_all(paths.volumes().join(name)) {

@@ -97,6 +97,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
         // As in Docker, an exec does not get our signals; a terminal's keys reach it as keys.
         sig_proxy: false,
         detach_keys: keys,
+        leaves_with_stdin: false,
     };
     match relay.exec(&mut session)? {
         Outcome::Exited(exit) => Ok(super::create::exit_code(&exit)),

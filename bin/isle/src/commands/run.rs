@@ -6,9 +6,9 @@ use isle_engine::AttachRequest;
 
 use super::create;
 use crate::context::Context;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::flags::detach_keys::{DetachKeys, detach_keys};
-use crate::flags::instance::InstanceFlags;
+use crate::flags::instance::{InstanceFlags, Stream};
 use crate::output;
 use crate::terminal::{Relay, check_tty, window_size};
 
@@ -38,7 +38,17 @@ pub struct Args {
 
 pub fn run(args: &Args, context: &Context) -> Result {
     let flags = &args.instance;
-    let attaches_stdin = flags.interactive && !args.detach;
+    if args.detach && !flags.attach.is_empty() {
+        return Err(Failure::new("--attach and --detach do not go together")
+            .hint("leave one of them out; isle attach attaches later")
+            .into());
+    }
+    let has_output = flags.attach.is_empty()
+        || [Stream::Stdout, Stream::Stderr]
+            .iter()
+            .any(|stream| flags.attach.contains(stream));
+    let sends_stdin = flags.attach.is_empty() || flags.attach.contains(&Stream::Stdin);
+    let attaches_stdin = flags.interactive && sends_stdin && !args.detach;
     check_tty(attaches_stdin, flags.tty)?;
     let keys = match flags.tty && attaches_stdin {
         true => context.detach_keys(args.detach_keys.as_ref())?,
@@ -53,10 +63,15 @@ pub fn run(args: &Args, context: &Context) -> Result {
         output::line(&instance.id.to_string())?;
         return Ok(ExitCode::SUCCESS);
     }
+    if !has_output {
+        // As Docker: whoever only sends is told where to.
+        output::line(&instance.id.to_string())?;
+    }
+    let attached = instance.config.process.attached();
     let request = AttachRequest {
         stdin: attaches_stdin,
-        stdout: true,
-        stderr: true,
+        stdout: attached.stdout,
+        stderr: attached.stderr,
         replay_log: false,
     };
     let size = window_size().filter(|_| flags.tty);
@@ -69,6 +84,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
         // With a terminal, keys reach it as keys.
         sig_proxy: args.sig_proxy && !flags.tty,
         detach_keys: keys,
+        leaves_with_stdin: !has_output,
     };
     create::follow(engine, &instance, session, relay)
 }

@@ -71,6 +71,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
         tty: process.tty,
         sig_proxy: args.sig_proxy && !process.tty,
         detach_keys: keys,
+        leaves_with_stdin: false,
     };
     create::follow(engine, &instance, session, relay)
 }

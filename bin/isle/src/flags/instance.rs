@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use isle_engine::config::{
-    Device, HealthCheck, InstanceConfig, Mount, NamespaceMode, Namespaces, NetworkMode,
-    ProcessConfig, RestartPolicy, Security, Ulimit, UserNamespace,
+    AttachedStreams, Device, HealthCheck, InstanceConfig, Mount, NamespaceMode, Namespaces,
+    NetworkMode, ProcessConfig, RestartPolicy, Security, Ulimit, UserNamespace,
 };
 use isle_types::{ByteSize, InstanceName, Isolation, Signal};
 
@@ -29,12 +29,32 @@ pub enum Pull {
     Never,
 }
 
+/// A standard stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Stream {
+    /// Standard input.
+    Stdin,
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
 /// The flags.
 #[derive(Args, Clone, Debug)]
 pub struct InstanceFlags {
     /// Name of the instance; a random one when not given
     #[arg(long, value_name = "NAME")]
     pub name: Option<InstanceName>,
+    /// Attach to these streams only: stdin, stdout, stderr
+    #[arg(
+        short,
+        long,
+        value_name = "STREAM",
+        hide_possible_values = true,
+        ignore_case = true
+    )]
+    pub attach: Vec<Stream>,
     /// Keep standard input open
     #[arg(short, long)]
     pub interactive: bool,
@@ -99,6 +119,9 @@ pub struct InstanceFlags {
     /// Mount a directory of the host, or a volume
     #[arg(short, long, value_name = "SOURCE:TARGET[:OPTIONS]", value_parser = mount::volume, help_heading = "Files")]
     volume: Vec<Mount>,
+    /// Mount what another instance mounts
+    #[arg(long, value_name = "NAME[:ro]", help_heading = "Files")]
+    volumes_from: Vec<String>,
     /// Mount, with all options by name
     #[arg(long, value_name = "KEY=VALUE,…", value_parser = mount::mount, help_heading = "Files")]
     mount: Vec<Mount>,
@@ -161,6 +184,9 @@ pub struct InstanceFlags {
     /// Network: none, host or container:NAME
     #[arg(long, visible_alias = "net", value_name = "MODE", value_parser = network::mode, default_value = "none", help_heading = "Network")]
     network: NetworkMode,
+    /// Say that it listens on a port
+    #[arg(long, value_name = "PORT[-PORT][/PROTOCOL]", value_parser = network::expose, help_heading = "Network")]
+    expose: Vec<network::Exposed>,
     /// Host name inside
     #[arg(short = 'h', long, value_name = "NAME", value_parser = network::host_name, help_heading = "Network")]
     hostname: Option<String>,
@@ -240,6 +266,8 @@ impl InstanceFlags {
             hostname: self.hostname.clone(),
             domainname: self.domainname.clone(),
             annotations: self.annotation.iter().cloned().collect(),
+            exposed_ports: self.expose.iter().flat_map(|e| e.0.clone()).collect(),
+            volumes_from: self.volumes_from.clone(),
             mounts: self.mounts()?,
             read_only_root: self.read_only,
             storage_size: self.storage_opt,
@@ -310,6 +338,11 @@ impl InstanceFlags {
             additional_groups: self.group_add.clone(),
             tty: self.tty,
             open_stdin: self.interactive,
+            attach: (!self.attach.is_empty()).then(|| AttachedStreams {
+                stdin: self.attach.contains(&Stream::Stdin),
+                stdout: self.attach.contains(&Stream::Stdout),
+                stderr: self.attach.contains(&Stream::Stderr),
+            }),
             init: self.init,
         })
     }

@@ -27,6 +27,36 @@ pub fn mode(text: &str) -> Result<NetworkMode, FlagError> {
     }
 }
 
+/// `--expose PORT[-PORT][/PROTOCOL]`: each port with its protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exposed(pub Vec<String>);
+
+/// `--expose`.
+pub fn expose(text: &str) -> Result<Exposed, FlagError> {
+    let fail = || {
+        FlagError::new(
+            format!("{text:?} is not a port"),
+            "write a port or a range from 1 to 65535, like 80, 8000-8010 or 53/udp",
+        )
+    };
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = protocol.to_ascii_lowercase();
+    if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
+        return Err(fail());
+    }
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+    let (first, last) = (port(first).ok_or_else(fail)?, port(last).ok_or_else(fail)?);
+    if first > last {
+        return Err(fail());
+    }
+    Ok(Exposed(
+        (first..=last)
+            .map(|port| format!("{port}/{protocol}"))
+            .collect(),
+    ))
+}
+
 /// `--publish` and its relatives, which come with networks.
 pub fn publish_refused(_text: &str) -> Result<String, FlagError> {
     Err(FlagError::new(
@@ -128,6 +158,17 @@ mod tests {
                 .reason
                 .contains("later version")
         );
+    }
+
+    #[test]
+    fn exposed_ports_are_listed_one_by_one() {
+        let exposed = |text| expose(text).unwrap().0;
+        assert_eq!(exposed("80"), ["80/tcp"]);
+        assert_eq!(exposed("53/UDP"), ["53/udp"]);
+        assert_eq!(exposed("8000-8001/sctp"), ["8000/sctp", "8001/sctp"]);
+        for text in ["", "0", "65536", "http", "80/icmp", "81-80", "80-", "80:80"] {
+            expose(text).expect_err(text);
+        }
     }
 
     #[test]

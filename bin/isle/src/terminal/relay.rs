@@ -40,6 +40,8 @@ pub struct Relay {
     pub sig_proxy: bool,
     /// The keys that detach; only looked for with a terminal on standard input.
     pub detach_keys: DetachKeys,
+    /// When our standard input has ended there is nothing left to do: no output is relayed.
+    pub leaves_with_stdin: bool,
 }
 
 /// Small enough that a socket which poll(2) calls writable takes it without blocking.
@@ -90,6 +92,9 @@ impl Relay {
         }
         let stdin = io::stdin();
         let mut reads_stdin = self.stdin;
+        if self.leaves_with_stdin && !reads_stdin {
+            return Ok(Outcome::Detached);
+        }
         let mut detached = false;
         let mut pending: Vec<u8> = Vec::new();
         loop {
@@ -171,6 +176,9 @@ impl Relay {
                 if count == 0 {
                     reads_stdin = false;
                     ignore_gone(peer.close())?;
+                    if self.leaves_with_stdin {
+                        return Ok(Outcome::Detached);
+                    }
                     continue;
                 }
                 match &mut filter {

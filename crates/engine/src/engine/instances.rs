@@ -9,7 +9,8 @@ use jiff::Timestamp;
 
 use super::{CreateRequest, Engine, EngineError};
 use crate::config::{
-    HealthCheck, HealthTest, InstanceConfig, MountSource, NamespaceMode, NetworkMode, OnUnhealthy,
+    ConfigError, HealthCheck, HealthTest, InstanceConfig, MountSource, NamespaceMode, NetworkMode,
+    OnUnhealthy,
 };
 use crate::merge::{merge, normal_path};
 use crate::state::{Instance, InstanceState, Status};
@@ -99,6 +100,7 @@ impl Engine {
     pub fn create(&self, request: CreateRequest) -> Result<Instance, EngineError> {
         let image = self.images.find(&request.image_id)?;
         let mut config = request.config;
+        self.take_volumes(&mut config)?;
         if let Some(of_image) = image.config.config() {
             let health_check = image.docker.healthcheck.as_ref().and_then(health_check);
             merge(&mut config, of_image, health_check)?;
@@ -187,6 +189,35 @@ impl Engine {
         let root = &self.paths.root;
         let relative = |layer: &PathBuf| layer.strip_prefix(root).unwrap_or(layer).to_owned();
         Ok(layers.iter().rev().map(relative).collect())
+    }
+
+    /// `--volumes-from`: what other instances mount, but where this one mounts something itself.
+    fn take_volumes(&self, config: &mut InstanceConfig) -> Result<(), EngineError> {
+        for entry in config.volumes_from.clone() {
+            let (name, mode) = entry.split_once(':').unwrap_or((&entry, "rw"));
+            if !matches!(mode, "ro" | "rw") {
+                return Err(EngineError::InvalidConfig(ConfigError {
+                    field: "--volumes-from",
+                    value: entry.clone(),
+                    reason: format!("{mode:?} is not a mode"),
+                    hint: Some("write NAME, NAME:ro or NAME:rw"),
+                }));
+            }
+            for mut mount in self.find(name)?.config.mounts {
+                let is_own_memory = matches!(mount.source, MountSource::Tmpfs { .. });
+                let target = normal_path(&mount.target);
+                let is_taken = config
+                    .mounts
+                    .iter()
+                    .any(|own| normal_path(&own.target) == target);
+                if is_own_memory || is_taken {
+                    continue;
+                }
+                mount.read_only |= mode == "ro";
+                config.mounts.push(mount);
+            }
+        }
+        Ok(())
     }
 
     /// Whose namespaces are shared is decided now, by id: a name may come to mean another one.

@@ -92,7 +92,7 @@ impl Engine {
             .map_err(EngineError::io("remove", &directory))?;
         if volumes || instance.config.auto_remove {
             for name in volume_names(instance) {
-                volume::remove_anonymous(self.images.database(), &self.paths, name)
+                volume::remove_anonymous(self.images.database(), &self.paths, name, id)
                     .map_err(EngineError::io("remove volume", name))?;
             }
         }

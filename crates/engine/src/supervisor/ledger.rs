@@ -179,7 +179,7 @@ impl Ledger for StoreLedger {
     fn remove_files(&mut self) -> Result<(), LedgerError> {
         if let Some((store, instance)) = self.open.take() {
             for name in volume_names(&instance) {
-                volume::remove_anonymous(store.database(), &self.paths, name)?;
+                volume::remove_anonymous(store.database(), &self.paths, name, &self.id)?;
             }
             return Ok(backend::remove_storage(&instance, &self.paths)?);
         }
