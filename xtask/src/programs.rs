@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::{command, place};
 
 /// The programs of `bin/`.
-pub const NAMES: [&str; 4] = ["isle", "isle-shim", "isle-init", "isle-oci"];
+pub const NAMES: [&str; 5] = ["isle", "isle-shim", "isle-init", "isle-oci", "isle-guest"];
 
 /// How they are compiled.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -190,6 +190,8 @@ pub struct Root {
     pub image: Disk,
     /// Where writes go.
     pub writable: Writable,
+    /// Writes need not survive the end of the guest: nothing is ever synced for them, see overlayfs.rst, "Volatile mount".
+    pub is_volatile: bool,
 }
 
 /// A block device with a file system.

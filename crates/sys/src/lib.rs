@@ -2,6 +2,7 @@
 //!
 //! - [`bpf`]: programs that decide about devices in a version 2 control group (bpf(2)).
 //! - [`features`]: what the kernel can do, asked in ways that change nothing.
+//! - [`filesystem`]: blocks that no file has.
 //! - [`kvm`]: whether a guest can run.
 //! - [`launch`]: a new process that carries out a prepared list of steps in namespaces of its own
 //!   and then executes a program (clone3(2), and all that may happen before execve(2)).
@@ -11,6 +12,7 @@
 //! - [`pidfd`]: how a process has ended that is not the caller's child.
 //! - [`process`]: the few calls that a runtime's parent process needs.
 //! - [`quota`]: limits of what a project of files holds.
+//! - [`random`]: a seed for the kernel's random numbers.
 //! - [`resource_usage`]: CPU time of children, for benchmarks.
 //! - [`seccomp_notify`]: answering system calls that a filter hands to another process.
 //! - [`signals`]: signals as something to read.
@@ -20,6 +22,7 @@
 
 pub mod bpf;
 pub mod features;
+pub mod filesystem;
 pub mod kvm;
 pub mod launch;
 pub mod memory;
@@ -28,6 +31,7 @@ pub mod namespace;
 pub mod pidfd;
 pub mod process;
 pub mod quota;
+pub mod random;
 pub mod resource_usage;
 pub mod seccomp_notify;
 pub mod signals;

@@ -286,7 +286,7 @@ fn mappings(spec: &Spec, namespaces: &Namespaces) -> Result<Option<IdMap>, PlanE
 }
 
 /// Whether a sysctl belongs to a namespace of the container, and its path below `/proc/sys`.
-fn sysctl(key: &str, namespaces: &Namespaces) -> Result<CString, PlanError> {
+fn sysctl(key: &str, namespaces: &Namespaces, is_for_guest: bool) -> Result<CString, PlanError> {
     const IPC: [&str; 13] = [
         "kernel/msgmax",
         "kernel/msgmnb",
@@ -320,6 +320,11 @@ fn sysctl(key: &str, namespaces: &Namespaces) -> Result<CString, PlanError> {
         .any(|part| part.is_empty() || part == "." || part == "..")
     {
         return fail("it is not the name of a sysctl");
+    }
+    if is_for_guest && path != "kernel/hostname" {
+        // The whole kernel is the instance's own, and with it what belongs to no namespace.
+        return CString::new(format!("sys/{path}"))
+            .map_err(|_| PlanError::invalid("linux.sysctl", key, "it holds a NUL byte"));
     }
     let needed = if IPC.contains(&path.as_str()) || path.starts_with("fs/mqueue/") {
         (namespace::IPC, "ipc")
@@ -634,7 +639,7 @@ impl Plan {
         for (key, value) in sysctls {
             finish.push(Step::WriteProc {
                 proc: needs.add(Need::Proc),
-                path: sysctl(key, &namespaces)?,
+                path: sysctl(key, &namespaces, options.is_for_guest)?,
                 bytes: value.clone().into_bytes(),
                 purpose: format!("set the sysctl {key} to {value:?}"),
             });

@@ -1,0 +1,198 @@
+//! What makes a guest one certain instance.
+//!
+//! In this order: entropy before anything draws from it (clones of a template would all draw the same), the clock,
+//! names, network, files, and the root file system.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use isle_guest_protocol::{Clock, Disk, Failure, FailureKind, File, Prepare, Root, Writable};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, OpenTreeFlags, mount, open_tree};
+use rustix::time::{ClockId, Timespec, clock_settime};
+
+use crate::agent::Place;
+use crate::failure::{failed, not_running};
+use crate::network;
+
+/// How long a disk may take to appear, or to hold what it will hold.
+const DISK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The folders of the agent, below [`Place::run`].
+pub(crate) const FOLDERS: [&str; 5] = ["files", "image", "disk", "root", "shares"];
+
+/// The files of the instance, as the agent holds them.
+#[derive(Debug, Default)]
+pub(crate) struct Files {
+    /// Where the root file system is mounted.
+    root: Option<PathBuf>,
+    /// The writable layer.
+    pub(crate) upper: Option<OwnedFd>,
+    /// The disk that it is on; `None` when it is in memory.
+    pub(crate) disk: Option<OwnedFd>,
+}
+
+impl Files {
+    /// The root file system as a mount of its own, attached nowhere, with nothing mounted in it.
+    pub(crate) fn root(&self) -> Result<OwnedFd, Failure> {
+        let root = self.root.as_deref();
+        let root = root.ok_or_else(|| not_running("the guest has no root file system yet"))?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        open_tree(CWD, root, flags).map_err(failed("cannot take the root file system"))
+    }
+}
+
+/// Does all of it.
+pub(crate) fn prepare(place: &Place, asked: &Prepare) -> Result<Files, Failure> {
+    if !place.is_guest {
+        write_files(place, &asked.files)?;
+        return Ok(Files {
+            root: Some(place.run.join("root")),
+            ..Files::default()
+        });
+    }
+    isle_sys::random::seed(&asked.seed)
+        .map_err(failed("cannot seed the kernel's random numbers"))?;
+    set_clock(place, asked.clock)?;
+    rustix::system::sethostname(asked.hostname.as_bytes())
+        .map_err(failed("cannot set the host name"))?;
+    if let Some(network) = &asked.network {
+        network::configure(network).map_err(failed(&format!(
+            "cannot set up interface {}",
+            network.interface
+        )))?;
+    }
+    write_files(place, &asked.files)?;
+    if asked.shares.is_some() {
+        return Err(failed("cannot mount folders of the host")(
+            "this agent has no way to",
+        ));
+    }
+    root(place, &asked.root)
+}
+
+/// Sets the wall clock.
+pub(crate) fn set_clock(place: &Place, clock: Clock) -> Result<(), Failure> {
+    if !place.is_guest {
+        return Ok(());
+    }
+    let time = Timespec {
+        tv_sec: i64::try_from(clock.seconds).unwrap_or(i64::MAX),
+        tv_nsec: clock.nanoseconds.into(),
+    };
+    clock_settime(ClockId::Realtime, time).map_err(failed("cannot set the clock"))
+}
+
+fn write_files(place: &Place, files: &[File]) -> Result<(), Failure> {
+    let folder = place.run.join("files");
+    for file in files {
+        let fail = |error: io::Error| failed(&format!("cannot write {}", file.name))(error);
+        if file.name.contains('/') || matches!(file.name.as_str(), "" | "." | "..") {
+            return Err(fail(io::ErrorKind::InvalidInput.into()));
+        }
+        fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(file.mode & 0o7777)
+            .open(folder.join(&file.name))
+            .and_then(|mut open| open.write_all(&file.content))
+            .map_err(fail)?;
+    }
+    Ok(())
+}
+
+/// Mounts a disk. One that was attached a moment ago may not be there yet, or be there without anything on it.
+fn mount_disk(disk: &Disk, at: &Path, flags: MountFlags) -> Result<(), Failure> {
+    let device = Path::new("/dev").join(&disk.device);
+    let options = std::ffi::CString::new(disk.options.as_str()).unwrap_or_default();
+    let mut deadline = None;
+    loop {
+        let errno = match mount(
+            &device,
+            at,
+            disk.filesystem.as_str(),
+            flags,
+            options.as_c_str(),
+        ) {
+            Ok(()) => return Ok(()),
+            Err(errno) => errno,
+        };
+        let now = Instant::now();
+        let is_early = matches!(
+            errno,
+            Errno::NOENT | Errno::NXIO | Errno::NODEV | Errno::NOTBLK
+        );
+        if !is_early || now >= *deadline.get_or_insert(now + DISK_PATIENCE) {
+            let message = format!(
+                "cannot mount disk {} as {}: {}",
+                disk.device,
+                disk.filesystem,
+                io::Error::from(errno)
+            );
+            return Err(Failure::new(FailureKind::Failed, message));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn folder(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, path, flags, Mode::empty())
+}
+
+fn make(path: &Path, mode: u32) -> rustix::io::Result<()> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
+        Err(Errno::EXIST) => Ok(()),
+        result => result,
+    }
+}
+
+/// The root file system: the image below, what is written above.
+fn root(place: &Place, asked: &Root) -> Result<Files, Failure> {
+    let fail = || failed("cannot mount the root file system");
+    let image = place.run.join("image");
+    mount_disk(&asked.image, &image, MountFlags::RDONLY)?;
+    let mut files = Files::default();
+    let disk = place.run.join("disk");
+    match &asked.writable {
+        Writable::Nowhere => {
+            files.root = Some(image);
+            return Ok(files);
+        }
+        Writable::Disk(asked) => {
+            mount_disk(asked, &disk, MountFlags::NOATIME)?;
+            files.disk = Some(folder(&disk).map_err(fail())?);
+        }
+        Writable::Memory { size } => {
+            let options = match size {
+                Some(size) => format!("mode=755,size={size}\0"),
+                None => "mode=755\0".to_owned(),
+            };
+            let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes()).ok();
+            mount("tmpfs", &disk, "tmpfs", MountFlags::empty(), options).map_err(fail())?;
+        }
+    }
+    let upper = disk.join("upper");
+    make(&upper, 0o755).map_err(fail())?;
+    make(&disk.join("work"), 0o700).map_err(fail())?;
+    // A volatile mount leaves this mark, see overlayfs.rst; those who ask for it do not mind what it is for.
+    if asked.is_volatile {
+        let _ = fs::remove_dir_all(disk.join("work/work/incompat"));
+    }
+    let root = place.run.join("root");
+    let options = format!(
+        "lowerdir={run}/image,upperdir={run}/disk/upper,workdir={run}/disk/work,redirect_dir=off,metacopy=off,index=off{}\0",
+        if asked.is_volatile { ",volatile" } else { "" },
+        run = place.run.display(),
+    );
+    let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes()).ok();
+    mount("overlay", &root, "overlay", MountFlags::empty(), options).map_err(fail())?;
+    files.upper = Some(folder(&upper).map_err(fail())?);
+    files.root = Some(root);
+    Ok(files)
+}
