@@ -44,6 +44,9 @@ pub(crate) struct Wiring {
     pub console: Option<RawFd>,
     /// A file for each disk; `None`: a placeholder.
     pub disks: Vec<Option<RawFd>>,
+    /// An empty file, for a machine that has no file yet: QEMU finds out how files are locked when it
+    /// opens the first one, and cannot do so any more once it has its memory (see [`crate::memory`]).
+    pub first_file: Option<RawFd>,
     /// The machine does not run until it is told to.
     pub is_paused: bool,
 }
@@ -163,6 +166,13 @@ fn wires(to: &mut Arguments, machine: &Machine, wiring: &Wiring) {
 }
 
 fn disks(to: &mut Arguments, machine: &Machine, wiring: &Wiring) {
+    if let Some(fd) = wiring.first_file {
+        to.add("-add-fd", format!("fd={fd},set={fd}"));
+        to.add(
+            "-blockdev",
+            format!("driver=file,node-name=first,read-only=on,filename=/dev/fdset/{fd}"),
+        );
+    }
     for (index, slot) in machine.devices.disks.iter().enumerate() {
         let file = wiring.disks.get(index).copied().flatten();
         let read_only = match slot {
@@ -234,6 +244,7 @@ mod tests {
             ports: vec![(4, true), (5, false), (6, false), (7, false), (8, false)],
             console: None,
             disks: vec![Some(9), Some(10)],
+            first_file: None,
             is_paused: false,
         }
     }
@@ -263,6 +274,7 @@ mod tests {
         let wiring = Wiring {
             disks: vec![None, None],
             console: Some(9),
+            first_file: Some(10),
             ..wiring()
         };
         let arguments = arguments(&machine(), Role::Maker, &wiring);

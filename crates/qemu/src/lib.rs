@@ -61,4 +61,4 @@ pub use process::{Ended, ProcessError};
 pub use program::{Program, ProgramError, Version};
 pub use start::{Launch, StartError, Starting};
 pub use template::{Key, Making, Progress, Store, Summary, Template, TemplateError};
-pub use vm::{AddedDisk, Memory, Vm, VmError};
+pub use vm::{Memory, Vm, VmError};

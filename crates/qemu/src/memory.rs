@@ -106,3 +106,66 @@ fn asks_for(request: &Request, path: &str) -> io::Result<bool> {
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::path::Path;
+    use std::process::Command;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::confinement::Identity;
+    use crate::file_identity::digest_of;
+    use crate::process::{self, Ended, Guard, Request};
+
+    #[test]
+    fn who_has_taken_a_qemu_over_cannot_change_the_memory_of_others() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: QEMU is confined by root");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let hostile = folder.path().join("hostile");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/hostile.c");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-static", "-o"]).args([&hostile, &source]);
+        assert!(compiler.status().unwrap().success());
+        let path = folder.path().join("memory");
+        std::fs::write(&path, vec![7_u8; 4 << 20]).unwrap();
+        let file = File::open(&path).unwrap();
+        let before = digest_of(&file).unwrap();
+
+        let request = Request {
+            program: &hostile.canonicalize().unwrap(),
+            arguments: &[],
+            identity: Identity::of("hostile"),
+            cgroup: None,
+            descriptors: Vec::new(),
+            files: Vec::new(),
+            needs_kvm: false,
+            has_memory_file: true,
+            vcpus: 1,
+        };
+        let (process, listener) = process::start(request).unwrap();
+        let guard = Guard(Some(process));
+        let process = guard.0.as_ref().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let listener = listener.unwrap();
+        give(
+            listener.as_fd(),
+            process.pidfd.as_fd(),
+            file.as_fd(),
+            deadline,
+        )
+        .unwrap();
+        drop(listener);
+        let ended = guard.keep();
+        assert_eq!(
+            (ended.reap().unwrap(), ended.said()),
+            (Some(Ended::Code(0)), String::new())
+        );
+        assert_eq!(digest_of(&file).unwrap(), before);
+        assert_eq!(file.metadata().unwrap().len(), 4 << 20);
+    }
+}

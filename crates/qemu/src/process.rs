@@ -269,8 +269,11 @@ impl Process {
     /// What it has written to its standard error.
     pub(crate) fn said(&self) -> String {
         let text = read_bounded(&self.said, MOST_SAID);
-        // It tells that it waits for clients, who were there before it.
-        let of_interest = |line: &&str| !line.contains("info: QEMU waiting for connection");
+        // It tells that it waits for clients, who were there before it, and that there is no network.
+        let of_interest = |line: &&str| {
+            !line.contains("info: QEMU waiting for connection")
+                && !line.ends_with("is not connected to host network")
+        };
         let lines: Vec<&str> = text.lines().filter(of_interest).collect();
         lines.join("\n")
     }
@@ -288,6 +291,13 @@ pub(crate) fn bounded(name: &str, size: usize) -> io::Result<File> {
 /// of a fixed size would refuse.
 pub(crate) fn unbounded(name: &str) -> io::Result<File> {
     Ok(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?.into())
+}
+
+/// An empty file, opened for reading only.
+pub(crate) fn empty_file() -> io::Result<OwnedFd> {
+    let file = unbounded("empty")?;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(File::open(path)?.into())
 }
 
 /// What was written to such a file, from its beginning, at most `size` bytes.

@@ -206,8 +206,16 @@ impl Starting {
             .map(|disk| Some(passed.add(disk)))
             .collect();
         disks.resize(machine.devices.disks.len(), None);
+        let first_file = match disks.iter().flatten().next() {
+            Some(_) => None,
+            None => {
+                let empty = process::empty_file().map_err(prepare("make an empty file"))?;
+                Some(passed.add(empty))
+            }
+        };
         let wiring = Wiring {
             monitor: monitor_fd,
+            first_file,
             ports,
             console: origin.console.map(|console| passed.add(console)),
             disks,
@@ -270,7 +278,6 @@ impl Starting {
                 process: self.guard.keep(),
                 monitor: self.monitor,
                 patience: self.patience,
-                next_disk: 0,
             }),
             Err(error) => Err(self.explain(error)),
         }

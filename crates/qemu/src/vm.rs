@@ -20,7 +20,6 @@ pub struct Vm {
     pub(crate) process: Process,
     pub(crate) monitor: Monitor,
     pub(crate) patience: Duration,
-    pub(crate) next_disk: u32,
 }
 
 /// How much memory a machine has and takes.
@@ -33,16 +32,6 @@ pub struct Memory {
     pub proportional_bytes: u64,
     /// What would be free if it ended (private pages); bytes.
     pub private_bytes: u64,
-}
-
-/// A disk that was added to a running machine.
-#[derive(Debug)]
-#[must_use = "it is what the disk is removed by"]
-pub struct AddedDisk {
-    name: String,
-    set: u64,
-    /// Its place on the SCSI controller: target number, with unit 0.
-    pub target: u32,
 }
 
 /// Why a verb failed.
@@ -72,6 +61,14 @@ pub enum VmError {
         /// Why, and the way round it.
         reason: &'static str,
     },
+}
+
+/// Numbers of sets of descriptors, above those of the command line.
+const ASSIGNED: u64 = 1000;
+const ADDED: u64 = 2000;
+
+fn added(target: u8) -> String {
+    format!("added{target}")
 }
 
 fn by_monitor(what: &'static str) -> impl FnOnce(MonitorError) -> VmError {
@@ -107,7 +104,6 @@ impl Vm {
             process,
             monitor,
             patience,
-            next_disk: 0,
         })
     }
 
@@ -253,7 +249,7 @@ impl Vm {
     ) -> Result<(), VmError> {
         let what = "attach a disk";
         let node = format!("file{index}");
-        self.add_node(what, &node, slot, file)?;
+        self.add_node(what, &node, ASSIGNED + index as u64, slot, file)?;
         let path = format!("/machine/peripheral/vd{index}");
         let arguments = json!({"path": path, "property": "drive", "value": node});
         self.execute(what, "qom-set", arguments).map(drop)
@@ -273,51 +269,53 @@ impl Vm {
         self.execute(what, "block_resize", arguments).map(drop)
     }
 
-    /// Adds a disk to the running machine, on its SCSI controller.
+    /// Adds a disk to the running machine, on its SCSI controller: unit 0 of this target (0 to 255, one
+    /// that is free).
     ///
     /// # Errors
     /// [`VmError`], also when the machine has no such controller.
-    pub fn add_disk(&mut self, slot: DiskSlot, file: BorrowedFd<'_>) -> Result<AddedDisk, VmError> {
+    pub fn add_disk(
+        &mut self,
+        target: u8,
+        slot: DiskSlot,
+        file: BorrowedFd<'_>,
+    ) -> Result<(), VmError> {
         let what = "add a disk";
-        let target = self.next_disk;
-        let name = format!("added{target}");
-        let set = self.add_node(what, &name, slot, file)?;
-        self.next_disk += 1;
-        let added = AddedDisk { name, set, target };
+        let name = added(target);
+        let set = ADDED + u64::from(target);
+        self.add_node(what, &name, set, slot, file)?;
         let arguments = json!({
             "driver": "scsi-hd",
-            "id": added.name,
+            "id": name,
             "bus": "scsi0.0",
-            "drive": added.name,
+            "drive": name,
             "scsi-id": target,
             "lun": 0,
         });
-        match self.execute(what, "device_add", arguments) {
-            Ok(_) => Ok(added),
-            Err(error) => {
-                // The first error is the one to tell.
-                let _ = self.remove_node(what, &added);
-                Err(error)
-            }
+        let added = self.execute(what, "device_add", arguments);
+        if added.is_err() {
+            // The first error is the one to tell.
+            let _ = self.remove_node(what, &name, set);
         }
+        added.map(drop)
     }
 
-    /// Takes a disk away again. The guest must have unmounted it.
+    /// Takes a disk of [`Vm::add_disk`] away again. The guest must have unmounted it.
     ///
     /// # Errors
     /// [`VmError`]
-    pub fn remove_disk(&mut self, disk: &AddedDisk) -> Result<(), VmError> {
+    pub fn remove_disk(&mut self, target: u8) -> Result<(), VmError> {
         let what = "remove a disk";
-        self.execute(what, "device_del", json!({"id": disk.name}))?;
-        self.remove_node(what, disk)
+        let name = added(target);
+        self.execute(what, "device_del", json!({"id": name}))?;
+        self.remove_node(what, &name, ADDED + u64::from(target))
     }
 
-    fn remove_node(&mut self, what: &'static str, disk: &AddedDisk) -> Result<(), VmError> {
+    fn remove_node(&mut self, what: &'static str, name: &str, set: u64) -> Result<(), VmError> {
         // A guest lets go of a device in its own time.
         let deadline = Instant::now() + self.patience;
         loop {
-            let arguments = json!({"node-name": disk.name});
-            match self.execute(what, "blockdev-del", arguments) {
+            match self.execute(what, "blockdev-del", json!({"node-name": name})) {
                 Err(VmError::Monitor {
                     source: MonitorError::Refused { reason, .. },
                     ..
@@ -327,29 +325,32 @@ impl Vm {
                 result => break drop(result?),
             }
         }
-        self.execute(what, "remove-fd", json!({"fdset-id": disk.set}))
+        self.remove_set(what, set)
+    }
+
+    fn remove_set(&mut self, what: &'static str, set: u64) -> Result<(), VmError> {
+        self.execute(what, "remove-fd", json!({"fdset-id": set}))
             .map(drop)
     }
 
-    /// A block node from a file, by a descriptor that is sent along. Returns its set's number.
+    /// A block node from a file, by a descriptor that is sent along and is known to QEMU as a set with
+    /// this number.
     fn add_node(
         &mut self,
         what: &'static str,
         node: &str,
+        set: u64,
         slot: DiskSlot,
         file: BorrowedFd<'_>,
-    ) -> Result<u64, VmError> {
+    ) -> Result<(), VmError> {
         let deadline = Instant::now() + self.patience;
-        let monitor = by_monitor;
         let sent = self
             .monitor
-            .send("add-fd", Value::Null, &[file])
-            .map_err(monitor(what))?;
-        let answer = self
-            .monitor
+            .send("add-fd", json!({"fdset-id": set}), &[file])
+            .map_err(by_monitor(what))?;
+        self.monitor
             .answer(&sent, deadline)
-            .map_err(monitor(what))?;
-        let set = answer["fdset-id"].as_u64().unwrap_or(0);
+            .map_err(by_monitor(what))?;
         let arguments = json!({
             "driver": "raw",
             "node-name": node,
@@ -361,8 +362,12 @@ impl Vm {
                 "discard": "unmap",
             },
         });
-        self.execute(what, "blockdev-add", arguments)?;
-        Ok(set)
+        let added = self.execute(what, "blockdev-add", arguments);
+        if added.is_err() {
+            // The first error is the one to tell.
+            let _ = self.remove_set(what, set);
+        }
+        added.map(drop)
     }
 
     /// Gives the running machine one more virtual processor.
