@@ -61,6 +61,7 @@ pub fn with_candidates(command: Command) -> Command {
             Some("CONTAINER") => candidates(arg, instances),
             Some("IMAGE" | "IMAGE[:TAG]" | "SOURCE-IMAGE") => candidates(arg, images),
             Some("NAME-OR-ID") => candidates(arg, both),
+            Some("KERNEL") => candidates(arg, kernels),
             _ => arg,
         }
     })
@@ -93,6 +94,12 @@ fn images() -> Vec<CompletionCandidate> {
     let context = context();
     let names = crate::images::names(&context).unwrap_or_default();
     names.into_iter().map(CompletionCandidate::new).collect()
+}
+
+fn kernels() -> Vec<CompletionCandidate> {
+    let list = context().kernels().list().unwrap_or_default();
+    let names = list.into_iter().map(|kernel| kernel.name);
+    names.map(CompletionCandidate::new).collect()
 }
 
 fn both() -> Vec<CompletionCandidate> {

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::path::PathBuf;
 
 use isle_engine::{Engine, Paths};
+use isle_kernel::Kernels;
 use serde_json::Value;
 
 use crate::failure::Result;
@@ -37,6 +38,11 @@ impl Context {
         }
         let engine = Engine::open(self.paths())?;
         Ok(self.engine.get_or_init(|| engine))
+    }
+
+    /// The guest kernels.
+    pub fn kernels(&self) -> Kernels {
+        Kernels::new(&self.paths().root)
     }
 
     /// The keys that detach: the flag's, else Docker's configuration file's, else its default.

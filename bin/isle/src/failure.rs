@@ -125,6 +125,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         };
     }
     hints_of!(
+        isle_kernel::KernelError,
+        isle_image::BlockImageError,
         isle_image::FindError,
         isle_image::TagError,
         isle_image::StoreError,

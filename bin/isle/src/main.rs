@@ -13,6 +13,7 @@ mod context;
 mod failure;
 mod flags;
 mod images;
+mod kernel_progress;
 mod output;
 mod progress;
 mod terminal;

@@ -52,14 +52,24 @@ impl ProgressFlags {
         }
     }
 
+    /// The form that it takes here: never [`Form::Auto`].
+    pub fn form(self) -> Form {
+        let is_terminal = rustix::termios::isatty(std::io::stderr());
+        match (self.quiet, self.progress) {
+            (true, _) => Form::None,
+            (_, Form::Auto) if is_terminal => Form::Tty,
+            (_, Form::Auto) => Form::Plain,
+            (_, form) => form,
+        }
+    }
+
     /// Who shows it.
     pub fn open(self) -> Arc<dyn Progress> {
-        let is_terminal = rustix::termios::isatty(std::io::stderr());
-        match (self.quiet, self.progress, is_terminal) {
-            (true, _, _) | (_, Form::None, _) => Arc::new(Silent),
-            (_, Form::Tty, _) | (_, Form::Auto, true) => Arc::new(Bars::default()),
-            (_, Form::Plain, _) | (_, Form::Auto, false) => Arc::new(Lines::default()),
-            (_, Form::Rawjson, _) => Arc::new(Json::default()),
+        match self.form() {
+            Form::None => Arc::new(Silent),
+            Form::Tty => Arc::new(Bars::default()),
+            Form::Plain | Form::Auto => Arc::new(Lines::default()),
+            Form::Rawjson => Arc::new(Json::default()),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! From checks to levels of isolation.
 
-use crate::virtualization::KVM;
+use crate::virtualization::{KERNEL, KVM};
 use crate::{Check, Level, Section, State, kernel, programs};
 
 pub(crate) fn levels(checks: &[Check]) -> Vec<Level> {
@@ -59,13 +59,19 @@ fn sandbox(checks: &[Check]) -> Level {
 }
 
 fn vm(checks: &[Check]) -> Level {
-    let has_qemu = is_ok(checks, Section::Programs, programs::QEMU);
-    let has_kvm = is_ok(checks, Section::Virtualization, KVM);
     let mut notes = vec![NOT_YET.to_owned()];
-    if !has_qemu {
-        notes.push(format!("{} is not installed", programs::QEMU));
+    let mut is_host_ready = true;
+    for name in [programs::QEMU, "mkfs.erofs", "mke2fs"] {
+        if !is_ok(checks, Section::Programs, name) {
+            is_host_ready = false;
+            notes.push(format!("{name} is not installed"));
+        }
     }
-    if !has_kvm {
+    if !is_ok(checks, Section::Virtualization, KERNEL) {
+        is_host_ready = false;
+        notes.push("no guest kernel: isle kernel install, or isle kernel build".to_owned());
+    }
+    if !is_ok(checks, Section::Virtualization, KVM) {
         notes.push(
             "without usable KVM: software emulation, for compatibility, no security boundary"
                 .to_owned(),
@@ -74,7 +80,7 @@ fn vm(checks: &[Check]) -> Level {
     Level {
         isolation: "vm".to_owned(),
         is_available: false,
-        is_host_ready: has_qemu,
+        is_host_ready,
         notes,
     }
 }

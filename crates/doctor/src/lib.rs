@@ -37,7 +37,7 @@ pub fn levels_of(root: &Path) -> Vec<Level> {
     checks.extend(cgroups::checks());
     checks.extend(privileges::checks());
     checks.extend(storage::checks(root));
-    checks.extend(virtualization::checks());
+    checks.extend(virtualization::checks(root));
     checks.extend(programs::presence());
     levels::levels(&checks)
 }
@@ -53,7 +53,7 @@ pub fn examine(root: &Path) -> Report {
     checks.extend(privileges::checks());
     checks.extend(storage::checks(root));
     checks.extend(network::checks());
-    checks.extend(virtualization::checks());
+    checks.extend(virtualization::checks(root));
     checks.extend(programs::checks());
     let levels = levels::levels(&checks);
     Report {

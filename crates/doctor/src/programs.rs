@@ -40,7 +40,7 @@ const PROGRAMS: &[Program] = &[
         places: &[],
         version: &["--version"],
         meaning: "makes and converts disk images",
-        needed_by: &["vm"],
+        needed_by: &["machines"],
         remedy: "apt install qemu-utils",
     },
     Program {
@@ -58,10 +58,20 @@ const PROGRAMS: &[Program] = &[
     Program {
         names: &["mkfs.erofs"],
         places: &["/sbin/mkfs.erofs", "/usr/sbin/mkfs.erofs"],
-        version: &["--version"],
-        meaning: "packs image layers for virtual machines",
+        // 1.5 has no way to ask for it.
+        version: &[],
+        meaning: "makes images into disks of virtual machines",
         needed_by: &["vm"],
         remedy: "apt install erofs-utils",
+    },
+    Program {
+        names: &["mke2fs"],
+        places: &["/sbin/mke2fs", "/usr/sbin/mke2fs"],
+        // It prints it as an error.
+        version: &[],
+        meaning: "formats the writable disks of virtual machines",
+        needed_by: &["vm"],
+        remedy: "apt install e2fsprogs",
     },
     Program {
         names: &["runsc"],

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use isle_kernel::{KernelError, Kernels};
 use isle_sys::kvm::{self, Outcome};
 
 use crate::{Check, Section, State};
@@ -13,10 +14,12 @@ const VM: &[&str] = &["vm with hardware speed"];
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) const KVM: &str = "KVM";
+pub(crate) const KERNEL: &str = "guest kernel";
 
-pub(crate) fn checks() -> Vec<Check> {
+pub(crate) fn checks(root: &Path) -> Vec<Check> {
     vec![
         kvm_check(),
+        kernel_check(root),
         Check::there(
             SECTION,
             "vhost-vsock",
@@ -57,6 +60,28 @@ fn kvm_check() -> Check {
             VM,
         )
         .remedy(remedy)
+}
+
+/// Its files are there; what is in them is looked at when a machine boots.
+fn kernel_check(root: &Path) -> Check {
+    let (check, remedy) = match Kernels::new(root).current() {
+        Ok(kernel) => {
+            let of = &kernel.description;
+            let found = format!("{} ({})", of.name, of.origin.kind());
+            (Check::ok(SECTION, KERNEL, found), None)
+        }
+        Err(error) => {
+            let state = match error {
+                KernelError::NoneInstalled | KernelError::NoneChosen { .. } => State::Missing,
+                _ => State::Unusable,
+            };
+            let check = Check::ok(SECTION, KERNEL, error.to_string()).or_state(false, state);
+            (check, error.hint())
+        }
+    };
+    check
+        .meaning("what a virtual machine boots from", &["vm"])
+        .remedy(remedy.unwrap_or_else(|| "look at it with `isle kernel ls`".to_owned()))
 }
 
 fn words(outcome: Outcome) -> String {

@@ -76,6 +76,16 @@ impl Tree {
             aliases: BTreeMap::new(),
             needs: HashMap::new(),
         };
+        // `crc32c_generic.alias=crc32c`: a service that is built in, under another name than its own.
+        let builtin = fs::read(folder.join("modules.builtin.modinfo")).unwrap_or_default();
+        for field in builtin.split(|byte| *byte == 0) {
+            let field = String::from_utf8_lossy(field);
+            if let Some((_, alias)) = field.split_once(".alias=")
+                && is_service(alias)
+            {
+                tree.builtin.insert(normal(alias));
+            }
+        }
         // Who provides what is known only when all have been read.
         let names: Vec<String> = tree.files.keys().cloned().collect();
         for name in names {
@@ -178,8 +188,7 @@ impl ModuleInfo {
                     info.needs.extend(names.split(',').map(normal));
                 }
                 Some(("softdep", text)) => info.needs.extend(before(text).map(normal)),
-                // Those of devices have a colon, those of services have none.
-                Some(("alias", alias)) if !alias.contains([':', '*']) => {
+                Some(("alias", alias)) if is_service(alias) => {
                     info.aliases.push(normal(alias));
                 }
                 _ => {}
@@ -188,6 +197,11 @@ impl ModuleInfo {
         info.needs.retain(|name| !name.is_empty());
         Ok(info)
     }
+}
+
+/// Aliases of devices have a colon, those of services have none.
+fn is_service(alias: &str) -> bool {
+    !alias.contains([':', '*'])
 }
 
 /// The names behind `pre:` in `pre: a b post: c`.

@@ -92,7 +92,14 @@ pub(crate) fn described(file: &Path) -> Result<Package, KernelError> {
             .arg("--field")
             .arg(file)
             .args(["Package", "Version"]),
-    )?;
+    )
+    .map_err(|error| match error {
+        KernelError::Program { said, .. } => KernelError::Unsuitable {
+            package: file.display().to_string(),
+            what: said.trim().to_owned(),
+        },
+        other => other,
+    })?;
     match (field(&text, "Package"), field(&text, "Version")) {
         (Some(name), Some(version)) => Ok(Package {
             name: name.to_owned(),

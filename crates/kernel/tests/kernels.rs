@@ -139,6 +139,8 @@ fn a_kernel_that_runs_is_not_removed() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+type Change<'a> = &'a dyn Fn(&Path);
+
 fn damage(change: impl FnOnce(&Path)) -> KernelError {
     let root = Root::new();
     let folder = root.add("a", |_| {});
@@ -153,7 +155,7 @@ fn damage(change: impl FnOnce(&Path)) -> KernelError {
 
 #[test]
 fn damaged_kernels_are_named_with_the_remedy() {
-    let cases: [(&dyn Fn(&Path), &str); 7] = [
+    let cases: [(Change<'_>, &str); 7] = [
         (
             &|a| fs::write(a.join("vmlinux"), "kerne").unwrap(),
             "has 5 bytes",

@@ -16,7 +16,8 @@ macro_rules! files {
 
 files! {
     attach, commit, completion, container_inspect, container_prune, cp, create, diff, doctor, events, exec, export, history,
-    image_inspect, image_prune, images, import, info, inspect, kill, load, login, logout, logs, pause, ps, pull,
+    image_inspect, image_prune, images, import, info, inspect, kernel_build, kernel_install, kernel_ls, kernel_rm,
+    kernel_use, kill, load, login, logout, logs, pause, ps, pull,
     push, rename, restart, rm, rmi, run, save, start, stats, stop, system_df, tag, top, unpause, update, version,
     wait,
 }
@@ -159,6 +160,17 @@ pub static GROUPS: &[Group] = &[
             verb!(tag, "tag"),
             verb!(rmi, "rm", ["remove"]),
             verb!(image_prune, "prune"),
+        ],
+    },
+    Group {
+        name: "kernel",
+        about: "Manage the kernels of virtual machines",
+        verbs: &[
+            verb!(kernel_ls, "ls", ["list"]),
+            verb!(kernel_install, "install"),
+            verb!(kernel_build, "build"),
+            verb!(kernel_use, "use"),
+            verb!(kernel_rm, "rm", ["remove"]),
         ],
     },
     Group {
