@@ -39,4 +39,4 @@ pub use need::Need;
 pub use story::{Story, main};
 pub use terminal::Terminal;
 pub use wait::{PATIENCE, wait_for};
-pub use world::World;
+pub use world::{World, guest_kernels};

@@ -31,6 +31,10 @@ pub enum Need {
     Compiler,
     /// `runc` on the path, as the reference of the OCI command line.
     Runc,
+    /// `dpkg-deb` on the path: makes packages, and unpacks them.
+    Dpkg,
+    /// A kernel that virtual machines boot from.
+    GuestKernel,
 }
 
 impl Need {
@@ -55,6 +59,11 @@ impl Need {
             Need::Registry => missing_program("docker-registry"),
             Need::Compiler => missing_program("cc"),
             Need::Runc => missing_program("runc"),
+            Need::Dpkg => missing_program("dpkg-deb"),
+            Need::GuestKernel => match crate::guest_kernels() {
+                Some(_) => None,
+                None => Some("there is no guest kernel: cargo xtask kernel makes one".into()),
+            },
         }
     }
 }

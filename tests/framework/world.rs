@@ -104,6 +104,15 @@ impl World {
         self.folder.path().join("run")
     }
 
+    /// Gives this world the guest kernel of all tests: it is not the test's own, and must be left as it is.
+    ///
+    /// # Panics
+    /// When there is none: the test has to say that it needs one, see [`Need::GuestKernel`](crate::Need).
+    pub fn use_guest_kernel(&self) {
+        let kernels = guest_kernels().expect("the test needs a guest kernel");
+        std::os::unix::fs::symlink(kernels, self.root().join("kernels")).expect("a new root");
+    }
+
     /// A folder for the test's own files, gone when it ends.
     #[must_use]
     pub fn files(&self) -> PathBuf {
@@ -272,6 +281,18 @@ impl World {
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
+}
+
+/// The folder of guest kernels that `cargo xtask kernel` has made: `$ISLE_TEST_KERNELS`, or
+/// `target/guest/kernels`.
+#[must_use]
+pub fn guest_kernels() -> Option<PathBuf> {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
+    let kernels = match std::env::var_os("ISLE_TEST_KERNELS") {
+        Some(folder) => checkout.join(folder),
+        None => checkout.join("target/guest/kernels"),
+    };
+    kernels.join("current").is_file().then_some(kernels)
 }
 
 /// An image of `examples/`, as `cargo xtask images` made it.

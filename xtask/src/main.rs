@@ -6,6 +6,7 @@ mod bench;
 mod command;
 mod demo;
 mod documents;
+mod guest_kernel;
 mod images;
 mod lint;
 mod place;
@@ -44,6 +45,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Build the guest kernel that tests boot, to target/guest/.
+    Kernel,
     /// Make example images: root file systems and what `isle import` needs to know.
     Images {
         /// Folders of examples/; all when none is given.
@@ -63,7 +66,7 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     match task {
-        Task::Setup => setup::install(&["build", "demo", "test", "bench"]),
+        Task::Setup => setup::install(&["build", "demo", "guest", "test", "bench"]),
         Task::Build => programs::build(programs::Profile::Release).map(|programs| {
             println!("{}", programs.folder.display());
         }),
@@ -74,6 +77,12 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Demo => demo::run(),
         Task::Bench { arguments } => bench::run(&arguments),
+        Task::Kernel => {
+            setup::install(&["build"])?;
+            let programs = programs::build(programs::Profile::Debug)?;
+            println!("{}", guest_kernel::make(&programs)?.image.display());
+            Ok(())
+        }
         Task::Images { names } => {
             setup::install(&["build", "demo"])?;
             for image in images::make(&names)? {

@@ -31,6 +31,11 @@ pub fn examples_cache() -> PathBuf {
     }
 }
 
+/// The state root that the guest kernel of the tests is in: it outlives them.
+pub fn guest_root() -> PathBuf {
+    target().join("guest")
+}
+
 /// Cargo itself, as it called us.
 pub fn cargo() -> std::ffi::OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::programs::{self, Profile};
+use crate::guest_kernel::{self, GuestKernel};
+use crate::programs::{self, Profile, Programs};
 use crate::{command, images, lint, place, setup};
 
 /// What to test.
@@ -60,6 +61,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         lint::run()?;
     }
     let programs = programs::build(Profile::Debug)?;
+    let kernel = guest_kernel::make(&programs)?;
     let mut count = Count::default();
     let mut is_green = true;
     if !arguments.no_unit {
@@ -71,11 +73,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             "isle-tests",
             "--no-fail-fast",
         ]);
+        boots(&mut unit, &kernel, &programs);
         is_green &= counted(&mut filtered(unit, &arguments.filters), &mut count)?;
     }
     images::make(&[])?;
     let skipped = place::target().join("skipped-tests.txt");
-    let end_to_end = end_to_end(&programs.folder, &skipped)?;
+    let mut end_to_end = end_to_end(&programs.folder, &skipped)?;
+    boots(&mut end_to_end, &kernel, &programs);
     is_green &= counted(&mut filtered(end_to_end, &arguments.filters), &mut count)?;
     print_skipped(&skipped)?;
     println!(
@@ -86,6 +90,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         bail!("tests failed");
     }
     Ok(())
+}
+
+/// Tests that boot a guest are told what from.
+fn boots(cargo: &mut Command, kernel: &GuestKernel, programs: &Programs) {
+    cargo
+        .env("ISLE_TEST_KERNEL", &kernel.image)
+        .env("ISLE_TEST_KERNELS", &kernel.kernels)
+        .env("ISLE_TEST_GUEST", programs.path("isle-guest"));
 }
 
 /// The tests that drive the real programs. They need root: through sudo when we are not.

@@ -81,8 +81,8 @@ impl World {
         if !rustix::process::geteuid().is_root() {
             return skipped("QEMU is confined by root");
         }
-        let Some(kernel) = std::env::var_os("ISLE_TEST_GUEST_KERNEL").map(PathBuf::from) else {
-            return skipped("no guest kernel: set ISLE_TEST_GUEST_KERNEL to a vmlinux of kernel/");
+        let Some(kernel) = std::env::var_os("ISLE_TEST_KERNEL").map(PathBuf::from) else {
+            return skipped("no guest kernel: set ISLE_TEST_KERNEL to a vmlinux of kernel/");
         };
         let folder = tempfile::tempdir().unwrap();
         let program = match Program::find(Architecture::of_host(), folder.path()) {
