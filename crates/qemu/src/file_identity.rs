@@ -71,6 +71,49 @@ pub(crate) fn digest_of(file: &File) -> io::Result<String> {
         .collect())
 }
 
+/// Copies what a file holds into an empty one, but for pages that are all zero: they become holes.
+pub(crate) fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
+    const PAGE: usize = 4096;
+    let size = from.metadata()?.size();
+    let mut buffer = vec![0; 1 << 20];
+    let mut place = 0;
+    while let Some((start, end)) = data(from, place, size)? {
+        let mut at = start;
+        while at < end {
+            let room = usize::try_from(end - at)
+                .unwrap_or(buffer.len())
+                .min(buffer.len());
+            let count = from.read_at(buffer.get_mut(..room).unwrap_or(&mut []), at)?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let read = buffer.get(..count).unwrap_or(&[]);
+            // Runs of pages that are not zero, each written at once.
+            let mut run = 0..0;
+            for (index, page) in read.chunks(PAGE).enumerate() {
+                let offset = index * PAGE;
+                if page.iter().any(|byte| *byte != 0) {
+                    if run.end != offset {
+                        to.write_all_at(
+                            read.get(run.clone()).unwrap_or(&[]),
+                            at + run.start as u64,
+                        )?;
+                        run.start = offset;
+                    }
+                    run.end = offset + page.len();
+                }
+            }
+            to.write_all_at(read.get(run.clone()).unwrap_or(&[]), at + run.start as u64)?;
+            at += count as u64;
+        }
+        place = end;
+        if place >= size {
+            break;
+        }
+    }
+    to.set_len(size)
+}
+
 /// The next run of data from `place` on. Where a file system knows no holes, all is data.
 fn data(file: &File, place: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
     let start = match rustix::fs::seek(file, SeekFrom::Data(place)) {
@@ -119,6 +162,26 @@ mod tests {
         assert_ne!(base, file("c", 2 << 20, 4 << 20));
         assert_ne!(base, file("d", 1 << 20, 5 << 20));
         assert_eq!(base.len(), 64);
+    }
+
+    #[test]
+    fn a_sparse_copy_is_the_same_and_has_no_pages_of_zero() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let mut options = File::options();
+            options.create_new(true).read(true).write(true);
+            options.open(folder.path().join(name)).unwrap()
+        };
+        let (from, to) = (file("from"), file("to"));
+        from.set_len(8 << 20).unwrap();
+        from.write_all_at(&vec![0; 3 << 20], 1 << 20).unwrap();
+        for place in [0, 5000, 2 << 20, (3 << 20) - 1, 6 << 20, (8 << 20) - 1] {
+            from.write_all_at(b"x", place).unwrap();
+        }
+        copy_sparse(&from, &to).unwrap();
+        let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
+        assert!(read("from") == read("to"));
+        assert!(to.metadata().unwrap().blocks() * 512 < 64 << 10);
     }
 
     #[test]
