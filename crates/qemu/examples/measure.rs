@@ -77,7 +77,12 @@ fn main() {
         panic!("measure KERNEL INITRAMFS FOLDER COPIES [together]");
     };
     let folder = PathBuf::from(folder);
-    let program = Program::find(Architecture::of_host(), &folder.join("checked")).unwrap();
+    let program = Program::find(
+        Architecture::of_host(),
+        Accelerator::Tcg,
+        &folder.join("checked"),
+    )
+    .unwrap();
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap();
     let mhz = cpuinfo
         .lines()

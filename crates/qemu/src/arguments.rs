@@ -47,6 +47,8 @@ pub(crate) struct Wiring {
     /// An empty file, for a machine that has no file yet: QEMU finds out how files are locked when it
     /// opens the first one, and cannot do so any more once it has its memory (see [`crate::memory`]).
     pub first_file: Option<RawFd>,
+    /// Whether this QEMU has a seccomp filter of its own.
+    pub has_sandbox: bool,
     /// The machine does not run until it is told to.
     pub is_paused: bool,
 }
@@ -71,10 +73,12 @@ pub(crate) fn arguments(machine: &Machine, role: Role, wiring: &Wiring) -> Vec<S
         to.flag(flag);
     }
     to.add("-display", "none");
-    to.add(
-        "-sandbox",
-        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-    );
+    if wiring.has_sandbox {
+        to.add(
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        );
+    }
     the_machine(&mut to, machine, role);
     boot(&mut to, machine, role);
     wires(&mut to, machine, wiring);
@@ -245,6 +249,7 @@ mod tests {
             console: None,
             disks: vec![Some(9), Some(10)],
             first_file: None,
+            has_sandbox: true,
             is_paused: false,
         }
     }

@@ -11,7 +11,7 @@
 //! # use isle_qemu::*;
 //! # fn example(machine: &Machine, id: &isle_types::InstanceId) -> Result<(), Box<dyn std::error::Error>> {
 //! let run = Path::new("/run/isle");
-//! let program = Program::find(machine.architecture, &run.join("templates"))?;
+//! let program = Program::find(machine.architecture, machine.accelerator, &run.join("templates"))?;
 //! let store = Store {
 //!     directory: "/var/lib/isle/templates".into(),
 //!     checked: run.join("templates"),

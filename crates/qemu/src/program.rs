@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use crate::machine::Architecture;
+use crate::machine::{Accelerator, Architecture};
 
 /// The oldest that has what is used here: the one that the measurements and traps are from.
 const OLDEST: Version = Version {
@@ -63,6 +63,8 @@ pub struct Program {
     /// Which file it is: device, inode, size, time of the last change in nanoseconds. Another build
     /// of the same version has another.
     pub identity: String,
+    /// Whether it can install a seccomp filter of its own (`-sandbox`).
+    pub has_sandbox: bool,
 }
 
 /// Why there is no QEMU that can be used.
@@ -129,24 +131,39 @@ const fn debian_package(architecture: Architecture) -> &'static str {
 }
 
 impl Program {
-    /// The first `qemu-system-*` in `PATH`. Its version is asked for once for each file: `cache` is a
-    /// folder (made when it is missing) that keeps the answer.
+    /// The first QEMU in `PATH`. For KVM on x86 Debian has a second build with little in it but what a
+    /// microvm needs, which takes a third of the memory: it is preferred. What a program says of itself is
+    /// asked for once for each file: `cache` is a folder (made when it is missing) that keeps the answer.
     ///
     /// # Errors
     /// [`ProgramError`]. A cache that cannot be read or written is no error.
-    pub fn find(architecture: Architecture, cache: &Path) -> Result<Program, ProgramError> {
-        let name = format!("qemu-system-{}", architecture.name());
+    pub fn find(
+        architecture: Architecture,
+        accelerator: Accelerator,
+        cache: &Path,
+    ) -> Result<Program, ProgramError> {
+        let general = format!("qemu-system-{}", architecture.name());
+        let small = match (architecture, accelerator) {
+            (Architecture::X86_64, Accelerator::Kvm) => Some(format!("{general}-microvm")),
+            _ => None,
+        };
         let path = std::env::var_os("PATH").unwrap_or_default();
         // Those of administrators, where they are missing in PATH.
         let usual = ["/usr/bin", "/usr/local/bin", "/usr/libexec"].map(PathBuf::from);
-        let found = std::env::split_paths(&path)
+        let folders: Vec<PathBuf> = std::env::split_paths(&path)
             .chain(usual)
             .filter(|folder| folder.is_absolute())
-            .map(|folder| folder.join(&name))
+            .collect();
+        let names = small.iter().chain([&general]);
+        let found = names
+            .flat_map(|name| folders.iter().map(move |folder| folder.join(name)))
             .find(|path| path.is_file());
         match found {
             Some(path) => Program::at(&path, cache),
-            None => Err(ProgramError::Missing { name, architecture }),
+            None => Err(ProgramError::Missing {
+                name: general,
+                architecture,
+            }),
         }
     }
 
@@ -177,7 +194,11 @@ impl Program {
         if let Some(program) = remembered(&known, &path, &identity) {
             return Ok(program);
         }
-        let version = ask(&path).map_err(fail)?;
+        // Without a sandbox it does not understand the option.
+        let (version, has_sandbox) = match ask(&path, &["-sandbox", "on", "--version"]) {
+            Ok(version) => (version, true),
+            Err(_) => (ask(&path, &["--version"]).map_err(fail)?, false),
+        };
         if version < OLDEST {
             return Err(ProgramError::TooOld {
                 path,
@@ -189,6 +210,7 @@ impl Program {
             path,
             version,
             identity,
+            has_sandbox,
         };
         remember(&known, &program);
         Ok(program)
@@ -215,13 +237,14 @@ fn remember(file: &Path, program: &Program) {
     }
 }
 
-fn ask(path: &Path) -> io::Result<Version> {
+fn ask(path: &Path, arguments: &[&str]) -> io::Result<Version> {
     let output = Command::new(path)
-        .arg("--version")
+        .args(arguments)
         .stdin(Stdio::null())
         .output()?;
     let said = String::from_utf8_lossy(&output.stdout);
-    Version::parse(&said).ok_or_else(|| {
+    let version = Version::parse(&said).filter(|_| output.status.success());
+    version.ok_or_else(|| {
         let errors = String::from_utf8_lossy(&output.stderr);
         let words = format!("{}: {:.200}", output.status, errors.trim());
         io::Error::new(io::ErrorKind::InvalidData, words)
@@ -284,11 +307,15 @@ mod tests {
             Program::at(&path, &folder.path().join("cache")).unwrap(),
             first
         );
+        assert!(first.has_sandbox);
         // Another file with the same name is another QEMU.
         fs::remove_file(&path).unwrap();
-        let path = program(folder.path(), "QEMU emulator version 8.0.0");
+        let path = program(
+            folder.path(),
+            "QEMU emulator version 8.0.0'; [ \"$1\" != -sandbox ] || exit '1",
+        );
         let second = Program::at(&path, &folder.path().join("cache")).unwrap();
-        assert_eq!(second.version.major, 8);
+        assert_eq!((second.version.major, second.has_sandbox), (8, false));
         assert_ne!(second.identity, first.identity);
     }
 }

@@ -216,6 +216,7 @@ impl Starting {
         let wiring = Wiring {
             monitor: monitor_fd,
             first_file,
+            has_sandbox: program.has_sandbox,
             ports,
             console: origin.console.map(|console| passed.add(console)),
             disks,

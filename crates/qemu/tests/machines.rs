@@ -507,3 +507,39 @@ fn qemu_has_of_the_host_what_it_needs_and_nothing_else() {
         );
     }
 }
+
+#[test]
+fn the_build_of_qemu_for_kvm_reaches_it_from_its_confinement() {
+    let Some(world) = World::new() else { return };
+    if !Path::new("/dev/kvm").exists() {
+        eprintln!("skipped: no /dev/kvm");
+        return;
+    }
+    let cache = world.path("cache");
+    let program = Program::find(Architecture::X86_64, Accelerator::Kvm, &cache).unwrap();
+    // The guest need not get far: here /dev/kvm may be one that runs no ordinary kernel.
+    let mut machine = Machine {
+        accelerator: Accelerator::Kvm,
+        cpu_model: Accelerator::Kvm
+            .default_cpu_model(Architecture::X86_64)
+            .to_owned(),
+        ..world.machine(64)
+    };
+    machine.boot.initramfs.clear();
+    let run = world.run("kvm");
+    let launch = world.launch(&run, Vec::new());
+    let starting = Starting::cold(&program, &machine, None, launch).unwrap();
+    let said = match starting.finish() {
+        Ok(vm) => {
+            let maps = fs::read_to_string(format!("/proc/{}/maps", vm.pid())).unwrap();
+            vm.kill().unwrap();
+            vm.reap().unwrap();
+            assert!(maps.contains("kvm-vcpu"), "{}", vm.said());
+            return;
+        }
+        Err(StartError::Ended { said, .. }) => said,
+        Err(error) => panic!("{error:?}"),
+    };
+    // It has come as far as setting up a virtual processor.
+    assert!(said.contains("failed to set MSR"), "{said}");
+}

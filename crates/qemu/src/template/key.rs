@@ -133,6 +133,7 @@ mod tests {
                 micro: 22,
             },
             identity: "1-2-3".to_owned(),
+            has_sandbox: true,
         };
         let key = |machine: &Machine| Key::of(&program, machine, &cache).unwrap();
         let first = key(&base);

@@ -85,7 +85,8 @@ impl World {
             return skipped("no guest kernel: set ISLE_TEST_KERNEL to a vmlinux of kernel/");
         };
         let folder = tempfile::tempdir().unwrap();
-        let program = match Program::find(Architecture::of_host(), folder.path()) {
+        let program = match Program::find(Architecture::of_host(), Accelerator::Tcg, folder.path())
+        {
             Ok(program) => program,
             Err(error) => return skipped(&format!("{error}; {}", error.hint())),
         };
