@@ -1,0 +1,137 @@
+//! A mount of a share by this host's own FUSE, as a guest would have it.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use isle_share::{Request, Server, Share, spawn};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+
+/// What is needed, or why it cannot be had.
+pub fn lacks() -> Option<&'static str> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("root");
+    }
+    if !Path::new("/dev/fuse").exists() {
+        return Some("/dev/fuse");
+    }
+    None
+}
+
+/// The program as it is built beside the tests.
+pub fn program() -> PathBuf {
+    let beside = std::env::current_exe().unwrap();
+    let program = beside.parent().unwrap().join("../isle-share");
+    assert!(
+        program.exists(),
+        "run `cargo build -p isle-share-program` first"
+    );
+    program
+}
+
+/// A folder of the host, and the same as a guest sees it. In a mount namespace of the calling thread.
+pub struct Shared {
+    _folder: tempfile::TempDir,
+    /// On the host.
+    pub host: PathBuf,
+    /// In the guest.
+    pub guest: PathBuf,
+    mount: PathBuf,
+    server: Option<Server>,
+    wire: UnixStream,
+}
+
+pub struct Options {
+    pub is_read_only: bool,
+    /// A file in the folder that is shared instead of it.
+    pub file: Option<&'static str>,
+}
+
+impl Shared {
+    pub fn new() -> Shared {
+        Shared::with(&Options {
+            is_read_only: false,
+            file: None,
+        })
+    }
+
+    pub fn with(options: &Options) -> Shared {
+        own_mount_namespace();
+        let folder = tempfile::Builder::new()
+            .prefix("isle-share-")
+            .tempdir_in("/var/tmp")
+            .unwrap();
+        let path = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        let (host, mount, place) = (path("host"), path("mount"), path("place"));
+        std::fs::write(host.join("before"), "before").unwrap();
+        let source = options.file.map_or(host.clone(), |file| host.join(file));
+        let share = Share {
+            source: rustix::fs::open(
+                &source,
+                rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+                rustix::fs::Mode::empty(),
+            )
+            .unwrap(),
+            is_read_only: options.is_read_only,
+        };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let server = spawn(&Request {
+            program: &program(),
+            shares: &[share],
+            connection: std::os::fd::AsFd::as_fd(&theirs),
+            messages: Some(rustix::stdio::stderr()),
+            cgroup: None,
+            place: &place,
+        })
+        .unwrap();
+        let wire = ours.try_clone().unwrap();
+        isle_share::mount(OwnedFd::from(ours), &mount).unwrap();
+        Shared {
+            host,
+            guest: mount.join("0"),
+            mount,
+            server: Some(server),
+            wire,
+            _folder: folder,
+        }
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.server.as_ref().unwrap().pid
+    }
+
+    /// Kills the server, as a host out of memory would.
+    pub fn kill(&mut self) {
+        let server = self.server.take().unwrap();
+        pidfd_send_signal(&server.pidfd, Signal::KILL).unwrap();
+        collect(&server);
+    }
+}
+
+fn collect(server: &Server) {
+    let pidfd = std::os::fd::AsFd::as_fd(&server.pidfd);
+    waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED).unwrap();
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let _ = unmount(&self.mount, UnmountFlags::DETACH);
+        // The server ends with its connection.
+        let _ = self.wire.shutdown(std::net::Shutdown::Both);
+        if let Some(server) = self.server.take() {
+            collect(&server);
+        }
+    }
+}
+
+/// Nothing that this thread mounts is seen by others.
+fn own_mount_namespace() {
+    isle_sys::namespace::unshare_mounts().unwrap();
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).unwrap();
+}
