@@ -10,8 +10,8 @@
 //!                                                     └──────────────────────────────────────────┘
 //! ```
 //!
-//! [`spawn`] starts the server, for whoever owns the virtual machine; [`main`] is what it runs; [`mount()`] is the
-//! guest's end. One connection carries any number of shares: the file system that the guest mounts has one entry a
+//! [`spawn`] starts the server, for whoever owns the virtual machine; [`main`] is what it runs; the guest's
+//! end is in the crate `isle-guest-agent`. One connection carries any number of shares: the file system that the guest mounts has one entry a
 //! share, `0`, `1` and so on, a folder or a single file each.
 //!
 //! FUSE because its requests are few (attributes come with names), its client caches what it is told to, and every
@@ -40,11 +40,9 @@ mod identity;
 mod locks;
 mod nodes;
 mod protocol;
-mod relay;
 pub mod request;
 mod server;
 mod spawn;
 
-pub use relay::mount;
 pub use server::{ServeError, Session, main};
 pub use spawn::{MAX_SHARES, PROGRAM, Request, Server, Share, SpawnError, spawn};

@@ -15,9 +15,9 @@ pub(crate) const HEADER: usize = 40;
 /// Bytes before a reply.
 pub(crate) const REPLY_HEADER: usize = 16;
 /// The most bytes of a file in one request or reply.
-pub(crate) const MAX_DATA: usize = 256 << 10;
+pub(crate) const MAX_DATA: usize = MAX_REQUEST - 4096;
 /// The longest request: data, and room for names and headers.
-pub(crate) const MAX_REQUEST: usize = MAX_DATA + 4096;
+pub(crate) const MAX_REQUEST: usize = isle_guest_protocol::MAX_SHARE_MESSAGE;
 /// The longest value of an extended attribute, as the kernel has it.
 pub(crate) const MAX_XATTR: usize = 64 << 10;
 

@@ -153,6 +153,18 @@ impl<'a> Session<'a> {
     /// # Errors
     /// [`ServeError`]
     pub fn serve(&mut self) -> Result<(), ServeError> {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        match self.serve_on() {
+            Err(ServeError::Connection { source, .. })
+                if matches!(source.kind(), BrokenPipe | ConnectionReset) =>
+            {
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn serve_on(&mut self) -> Result<(), ServeError> {
         let mut input: Vec<u8> = Vec::with_capacity(MAX_REQUEST);
         loop {
             while let Some(length) = request::length(&input)? {
@@ -180,7 +192,6 @@ impl<'a> Session<'a> {
                 Ok(_) => return Ok(true),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => self.poll(PollFlags::IN, None)?,
-                Err(Errno::CONNRESET) => return Ok(false),
                 Err(errno) => return Err(connection("read from")(errno)),
             }
         }

@@ -1,22 +1,28 @@
 //! A mount of a share by this host's own FUSE, as a guest would have it.
 
+#![allow(clippy::unwrap_used, missing_docs, reason = "it is part of tests")]
+
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use isle_share::{Request, Server, Share, spawn};
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
+};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-/// What is needed, or why it cannot be had.
-pub fn lacks() -> Option<&'static str> {
-    if !rustix::process::geteuid().is_root() {
-        return Some("root");
-    }
-    if !Path::new("/dev/fuse").exists() {
-        return Some("/dev/fuse");
-    }
-    None
+/// Says what a test lacks on this host, if it does.
+pub fn skipped() -> bool {
+    let lacking = if !rustix::process::geteuid().is_root() {
+        "root"
+    } else if !Path::new("/dev/fuse").exists() {
+        "/dev/fuse"
+    } else {
+        return false;
+    };
+    eprintln!("SKIPPED: needs {lacking}");
+    true
 }
 
 /// The program as it is built beside the tests.
@@ -42,18 +48,18 @@ pub struct Shared {
     wire: UnixStream,
 }
 
+#[derive(Default)]
 pub struct Options {
     pub is_read_only: bool,
     /// A file in the folder that is shared instead of it.
     pub file: Option<&'static str>,
+    /// Whether a file system is mounted at `below` in the folder.
+    pub has_mount: bool,
 }
 
 impl Shared {
     pub fn new() -> Shared {
-        Shared::with(&Options {
-            is_read_only: false,
-            file: None,
-        })
+        Shared::with(&Options::default())
     }
 
     pub fn with(options: &Options) -> Shared {
@@ -67,8 +73,13 @@ impl Shared {
             std::fs::create_dir(&path).unwrap();
             path
         };
-        let (host, mount, place) = (path("host"), path("mount"), path("place"));
+        let (host, at, place) = (path("host"), path("mount"), path("place"));
         std::fs::write(host.join("before"), "before").unwrap();
+        if options.has_mount {
+            let below = host.join("below");
+            std::fs::create_dir(&below).unwrap();
+            mount("tmpfs", &below, "tmpfs", MountFlags::empty(), None).unwrap();
+        }
         let source = options.file.map_or(host.clone(), |file| host.join(file));
         let share = Share {
             source: rustix::fs::open(
@@ -90,11 +101,11 @@ impl Shared {
         })
         .unwrap();
         let wire = ours.try_clone().unwrap();
-        isle_share::mount(OwnedFd::from(ours), &mount).unwrap();
+        isle_guest_agent::mount_shares(OwnedFd::from(ours), &at).unwrap();
         Shared {
             host,
-            guest: mount.join("0"),
-            mount,
+            guest: at.join("0"),
+            mount: at,
             server: Some(server),
             wire,
             _folder: folder,
@@ -121,6 +132,7 @@ fn collect(server: &Server) {
 impl Drop for Shared {
     fn drop(&mut self) {
         let _ = unmount(&self.mount, UnmountFlags::DETACH);
+        let _ = unmount(self.host.join("below"), UnmountFlags::DETACH);
         // The server ends with its connection.
         let _ = self.wire.shutdown(std::net::Shutdown::Both);
         if let Some(server) = self.server.take() {
