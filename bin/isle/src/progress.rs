@@ -7,9 +7,20 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use isle_engine::Preparation;
 use isle_format::printable;
 use isle_image::{Digest, Event, Phase, Progress, Silent};
 use serde_json::json;
+
+/// Says what is made before the first start, on standard error: it takes seconds, once.
+pub fn preparation(what: Preparation) {
+    let what = match what {
+        Preparation::BlockImage => "writing the image as a disk for virtual machines",
+        Preparation::Template => "booting a virtual machine, to be cloned from now on",
+    };
+    // Nobody is there to be told.
+    let _ = writeln!(std::io::stderr(), "isle: {what} (once)");
+}
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -5,6 +5,7 @@ use std::path::Path;
 use isle_engine::Paths;
 use isle_engine::config::LogDriver;
 use isle_engine::state::Instance;
+use isle_types::Accelerator;
 use serde_json::{Value, json};
 
 use crate::{command_line, config, host_config, mounts, network, state};
@@ -68,6 +69,10 @@ pub fn inspect(instance: &Instance, paths: &Paths, surroundings: &Surroundings) 
     value["Config"] = config::config(instance);
     value["NetworkSettings"] = network::settings(instance);
     value["Isolation"] = json!(instance.config.isolation.to_string());
+    if let Some(accelerator) = instance.state.accelerator {
+        value["Accelerator"] = json!(accelerator.to_string());
+        value["IsSecurityBoundary"] = json!(accelerator == Accelerator::Kvm);
+    }
     value
 }
 
@@ -128,6 +133,7 @@ mod tests {
             state: InstanceState {
                 status: Status::Exited,
                 pid: None,
+                accelerator: None,
                 started_at: Some("2026-11-21T10:00:01.5Z".parse().unwrap()),
                 finished_at: Some("2026-11-21T10:01:01Z".parse().unwrap()),
                 exit: Some(Exit {

@@ -64,6 +64,7 @@ mod tests {
         let state = |status, code, health| InstanceState {
             status,
             pid: None,
+            accelerator: None,
             started_at: three_minutes_ago,
             finished_at: three_minutes_ago,
             exit: Some(Exit {

@@ -78,6 +78,8 @@ pub struct InstanceConfig {
     pub stop_timeout: Option<Duration>,
     /// Where its output goes.
     pub log: LogConfig,
+    /// `--require-kvm`: a virtual machine that would have to be emulated does not start.
+    pub require_kvm: bool,
     /// `--rm`: removed, with its anonymous volumes, once it has exited.
     pub auto_remove: bool,
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use isle_types::{InstanceId, Signal};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use crate::backend::inside::{Answer, Carry, Question};
 use crate::protocol::{
     Attached, Cause, Exec, ExecStarted, Failed, HEADER, Header, ProtocolError, Request, Stop,
     Update, from_json, kind,
@@ -236,9 +237,32 @@ impl Control {
         Attachment::new(self.socket, self.directory, replay)
     }
 
+    /// Asks for something that only the level itself can see.
+    pub(crate) fn ask_inside(&mut self, question: &Question) -> Result<Answer, ControlError> {
+        self.send(&Request::Ask(question.clone()))?;
+        let mut text = Vec::new();
+        loop {
+            let frame = read_frame(&mut self.socket)?.ok_or_else(|| self.hung_up())?;
+            let is_part = frame.kind == kind::PART;
+            text.extend(match is_part {
+                true => frame.payload,
+                false => expect(frame, kind::ANSWERED)?,
+            });
+            if !is_part {
+                return Ok(from_json(kind::ANSWERED, &text)?);
+            }
+        }
+    }
+
+    /// Has an archive carried out of the instance (its standard output) or into it (its standard
+    /// input).
+    pub(crate) fn carry(self, what: &Carry) -> Result<ExecSession, ControlError> {
+        self.begin_session(&Request::Carry(what.clone()))
+    }
+
     /// Runs a further process inside.
     pub(crate) fn exec(
-        mut self,
+        self,
         request: &ExecRequest,
         window: Option<WindowSize>,
     ) -> Result<ExecSession, ControlError> {
@@ -246,7 +270,11 @@ impl Control {
             request: request.clone(),
             window,
         };
-        self.send(&Request::Exec(exec))?;
+        self.begin_session(&Request::Exec(exec))
+    }
+
+    fn begin_session(mut self, request: &Request) -> Result<ExecSession, ControlError> {
+        self.send(request)?;
         let (frame, descriptors) =
             read_frame_with_descriptors(&mut self.socket)?.ok_or_else(|| self.hung_up())?;
         let payload = expect(frame, kind::EXEC_STARTED)?;

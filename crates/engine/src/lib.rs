@@ -4,7 +4,7 @@
 //!  isle (command line) ── Engine ──┬── store   one row an instance in the state file
 //!                                  ├── image::Store
 //!                                  └── Unix socket ──> supervisor (isle-shim), one an instance
-//!                                                        └── Backend: container
+//!                                                        └── Backend: container, vm
 //! ```
 //!
 //! [`Engine`] is what every front door uses. It needs no daemon: it reads the store, and talks to
@@ -25,6 +25,7 @@ pub mod log;
 mod merge;
 mod names;
 mod paths;
+mod programs;
 mod protocol;
 mod reconcile;
 mod session;
@@ -35,6 +36,7 @@ mod tree;
 mod validate;
 mod volume;
 
+pub use backend::Preparation;
 pub use engine::*;
 pub use id_range::IdRange;
 pub use lock::InstanceLock;

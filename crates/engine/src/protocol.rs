@@ -37,6 +37,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::backend::inside::{Carry, Question};
 use crate::config::{Resources, RestartPolicy};
 use crate::session::WindowSize;
 use crate::state::Exit;
@@ -70,6 +71,8 @@ pub(crate) mod kind {
     pub(crate) const WAIT: u8 = 12;
     pub(crate) const STDIN: u8 = 13;
     pub(crate) const CLOSE_STDIN: u8 = 14;
+    pub(crate) const ASK: u8 = 15;
+    pub(crate) const CARRY: u8 = 16;
 
     // Answers.
     pub(crate) const STARTED: u8 = 64;
@@ -81,6 +84,8 @@ pub(crate) mod kind {
     pub(crate) const STDOUT: u8 = 70;
     pub(crate) const STDERR: u8 = 71;
     pub(crate) const EXEC_STARTED: u8 = 72;
+    pub(crate) const PART: u8 = 73;
+    pub(crate) const ANSWERED: u8 = 74;
 }
 
 /// Why bytes are not a conversation.
@@ -126,7 +131,7 @@ impl Header {
         let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
         let limit = match kind {
             kind::STDIN | kind::STDOUT | kind::STDERR => MAX_STREAM_PAYLOAD,
-            kind::START..=kind::CLOSE_STDIN | kind::STARTED..=kind::EXEC_STARTED => MAX_PAYLOAD,
+            kind::START..=kind::CARRY | kind::STARTED..=kind::ANSWERED => MAX_PAYLOAD,
             _ => return Err(ProtocolError::UnknownKind { kind }),
         };
         if length > limit {
@@ -184,6 +189,8 @@ pub(crate) enum Request {
     Wait(WaitCondition),
     Stdin(Vec<u8>),
     CloseStdin,
+    Ask(Question),
+    Carry(Carry),
 }
 
 /// The starter's request.
@@ -243,15 +250,21 @@ pub(crate) enum Cause {
     NotPaused,
     /// Its level cannot do it.
     Unsupported,
+    /// There is no such path inside.
+    NoSuchPath,
+    /// The path inside is no directory.
+    NotADirectory,
 }
 
-const CAUSES: [(Cause, &str); 6] = [
+const CAUSES: [(Cause, &str); 8] = [
     (Cause::Failed, "failed"),
     (Cause::NotRunning, "not_running"),
     (Cause::AlreadyRunning, "already_running"),
     (Cause::Paused, "paused"),
     (Cause::NotPaused, "not_paused"),
     (Cause::Unsupported, "unsupported"),
+    (Cause::NoSuchPath, "no_such_path"),
+    (Cause::NotADirectory, "not_a_directory"),
 ];
 
 impl From<String> for Cause {
@@ -309,6 +322,8 @@ impl Request {
             Request::Wait(condition) => put_json(out, kind::WAIT, condition),
             Request::Stdin(bytes) => put(out, kind::STDIN, bytes),
             Request::CloseStdin => put(out, kind::CLOSE_STDIN, &[]),
+            Request::Ask(question) => put_json(out, kind::ASK, question),
+            Request::Carry(what) => put_json(out, kind::CARRY, what),
         }
         buffer
     }
@@ -327,6 +342,8 @@ impl Request {
             kind::STATS => Request::Stats,
             kind::RESIZE => Request::Resize(from_json(kind, payload)?),
             kind::WAIT => Request::Wait(from_json(kind, payload)?),
+            kind::ASK => Request::Ask(from_json(kind, payload)?),
+            kind::CARRY => Request::Carry(from_json(kind, payload)?),
             kind::STDIN => Request::Stdin(payload.to_vec()),
             kind::CLOSE_STDIN => Request::CloseStdin,
             _ => return Err(ProtocolError::UnknownKind { kind }),

@@ -24,7 +24,7 @@
 
 use std::fmt;
 
-use isle_types::{InstanceId, InstanceName, Signal};
+use isle_types::{Accelerator, InstanceId, InstanceName, Signal};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -179,6 +179,9 @@ pub struct InstanceState {
     pub status: Status,
     /// Its first process, as the host sees it, while there is one.
     pub pid: Option<i32>,
+    /// What carries out its instructions while it runs, when that is not the processor alone.
+    #[serde(default)]
+    pub accelerator: Option<Accelerator>,
     /// The last start.
     pub started_at: Option<Timestamp>,
     /// The last end.

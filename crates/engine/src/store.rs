@@ -708,6 +708,7 @@ mod tests {
             state: InstanceState {
                 status: Status::Created,
                 pid: None,
+                accelerator: None,
                 started_at: None,
                 finished_at: None,
                 exit: None,

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use isle_seccomp::Profile;
-use isle_types::ByteSize;
+use isle_types::{ByteSize, Isolation};
 use oci_spec::runtime::{Capabilities, Capability};
 
+use crate::backend;
 use crate::backend::oci::capabilities::by_name as capability_by_name;
 use crate::backend::oci::limits::rlimit_type;
 use crate::config::{
@@ -30,7 +31,8 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn probe() -> std::io::Result<Host> {
+    /// For an instance at a level.
+    pub(crate) fn probe(isolation: Isolation) -> std::io::Result<Host> {
         let says_yes = |path: &str| {
             std::fs::read_to_string(path).is_ok_and(|text| text.trim().starts_with(['Y', '1']))
         };
@@ -38,20 +40,20 @@ impl Host {
         let last = online.trim().rsplit([',', '-']).next().unwrap_or("0");
         Ok(Host {
             cpus: last.parse::<u32>().map_or(1, |last| last + 1),
-            capabilities: crate::backend::container::available_capabilities()?,
+            capabilities: backend::capabilities(isolation)?,
             has_apparmor: says_yes("/sys/module/apparmor/parameters/enabled"),
             has_selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         })
     }
 }
 
-type Checked = Result<(), ConfigError>;
+pub(crate) type Checked = Result<(), ConfigError>;
 
 #[expect(
     clippy::needless_pass_by_value,
     reason = "numbers and names are given as they are"
 )]
-fn refuse(
+pub(crate) fn refuse(
     field: &'static str,
     value: impl ToString,
     reason: impl Into<String>,
@@ -70,10 +72,11 @@ fn refuse(
 /// # Errors
 /// The first that cannot be carried out.
 pub(crate) fn validate(config: &InstanceConfig, host: &Host) -> Checked {
+    backend::check(config)?;
     process(config)?;
     names(config)?;
     mounts(&config.mounts)?;
-    resources(&config.resources, host)?;
+    resources(&config.resources, config.isolation, host)?;
     ulimits(config, host)?;
     sysctls(config)?;
     security(config, host)?;
@@ -346,7 +349,8 @@ fn tmpfs_options(target: &str, options: &[String]) -> Checked {
 ///
 /// # Errors
 /// The first that cannot be carried out.
-pub(crate) fn resources(resources: &Resources, host: &Host) -> Checked {
+pub(crate) fn resources(resources: &Resources, isolation: Isolation, host: &Host) -> Checked {
+    backend::check_resources(isolation, resources)?;
     let least = |field, size: Option<ByteSize>| match size {
         Some(size) if size < LEAST_MEMORY => Err(refuse(
             field,

@@ -45,8 +45,8 @@ pub use connection::Connection;
 pub use error::{Error, StartError};
 pub use isle_guest_protocol::{
     Bytes, Clock, Disk, End, Ended, Failure, FailureKind, File, Network, NetworkAddress,
-    NetworkRoute, OutOfMemory, PathStat, Prepare, Root, Stats, TaskState, Tree, UserRequest,
-    WORKLOAD, Welcome, WindowSize, Writable,
+    NetworkRoute, OutOfMemory, PathStat, Prepare, Root, Shares, Stats, TaskState, Tree,
+    UserRequest, WORKLOAD, Welcome, WindowSize, Writable,
     records::{Change, ChangeKind, Process},
 };
 pub use plan::{Further, Workload};

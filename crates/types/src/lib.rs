@@ -18,6 +18,6 @@ mod spelling;
 pub use byte_size::{ByteSize, ByteSizeError};
 pub use duration::{DurationError, format_duration, parse_duration};
 pub use instance::{InstanceId, InstanceIdError, InstanceName, InstanceNameError};
-pub use isolation::{Isolation, IsolationError};
+pub use isolation::{Accelerator, Isolation, IsolationError};
 pub use signal::{Signal, SignalError};
 pub use spelling::nearest;

@@ -264,7 +264,7 @@ fn row(instance: &Instance, size: String, now: Timestamp, no_trunc: bool) -> Row
             ("State", json!(status::word(instance.state.status))),
             ("Ports", json!("")),
             ("Names", text(instance.name.to_string())),
-            ("Isolation", text(config.isolation.to_string())),
+            ("Isolation", text(in_force(instance))),
             ("Size", text(size)),
             ("Labels", text(labels.join(","))),
             ("Mounts", text(mounts.join(","))),
@@ -276,6 +276,15 @@ fn row(instance: &Instance, size: String, now: Timestamp, no_trunc: bool) -> Row
             ("Health", json!(status::health_word(&instance.state))),
             ("Platform", json!(format!("linux/{}", std::env::consts::ARCH))),
         ])
+    }
+}
+
+/// The level that is in force, with what carries it out where that says how strong the wall is.
+fn in_force(instance: &Instance) -> String {
+    let isolation = instance.config.isolation;
+    match instance.state.accelerator {
+        Some(accelerator) => format!("{isolation} ({accelerator})"),
+        None => isolation.to_string(),
     }
 }
 
@@ -304,6 +313,7 @@ mod tests {
             state: InstanceState {
                 status: Status::Running,
                 pid: Some(1),
+                accelerator: None,
                 started_at: Some("2026-11-21T10:00:00Z".parse().unwrap()),
                 finished_at: None,
                 exit: None,

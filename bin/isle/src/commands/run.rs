@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::flags::detach_keys::{DetachKeys, detach_keys};
 use crate::flags::instance::{InstanceFlags, Stream};
-use crate::output;
+use crate::{output, progress};
 use crate::terminal::{Relay, check_tty, window_size};
 
 pub const ABOUT: &str = "Make an instance of an image and start it";
@@ -58,7 +58,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
     let engine = context.engine()?;
     if args.detach {
         engine
-            .start(&instance.id, None, None)
+            .start_with(&instance.id, None, None, &mut progress::preparation)
             .map_err(|error| create::forget(context, &instance, error))?;
         output::line(&instance.id.to_string())?;
         return Ok(ExitCode::SUCCESS);
@@ -76,7 +76,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
     };
     let size = window_size().filter(|_| flags.tty);
     let session = engine
-        .start(&instance.id, Some(request), size)
+        .start_with(&instance.id, Some(request), size, &mut progress::preparation)
         .map_err(|error| create::forget(context, &instance, error))?;
     let relay = Relay {
         stdin: attaches_stdin,

@@ -8,7 +8,7 @@ use super::create;
 use crate::context::Context;
 use crate::failure::{ENGINE, Failure, Result};
 use crate::flags::detach_keys::{DetachKeys, detach_keys};
-use crate::output;
+use crate::{output, progress};
 use crate::terminal::{Relay, check_tty, window_size};
 
 pub const ABOUT: &str = "Start instances that do not run";
@@ -40,7 +40,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
     if !args.attach && !args.interactive {
         return output::each(&args.instances, |name| {
             let instance = engine.find(name)?;
-            engine.start(&instance.id, None, None)?;
+            engine.start_with(&instance.id, None, None, &mut progress::preparation)?;
             Ok(())
         });
     }
@@ -62,7 +62,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
     };
     let keys = context.detach_keys(args.detach_keys.as_ref())?;
     let size = window_size().filter(|_| process.tty);
-    let session = engine.start(&instance.id, Some(request), size)?;
+    let session = engine.start_with(&instance.id, Some(request), size, &mut progress::preparation)?;
     if session.is_none() {
         return Ok(ExitCode::SUCCESS);
     }

@@ -64,6 +64,9 @@ pub struct InstanceFlags {
     /// Level of isolation
     #[arg(long, value_name = "LEVEL", default_value = "container")]
     isolation: Isolation,
+    /// Refuse to emulate a virtual machine where the host has no usable KVM
+    #[arg(long)]
+    require_kvm: bool,
     /// Write the id to a file, which must not be there yet
     #[arg(long, value_name = "FILE")]
     pub cidfile: Option<PathBuf>,
@@ -261,6 +264,7 @@ impl InstanceFlags {
         }
         let mut config = InstanceConfig {
             isolation: self.isolation,
+            require_kvm: self.require_kvm,
             image: image.to_owned(),
             process: self.process(command)?,
             hostname: self.hostname.clone(),
@@ -553,7 +557,7 @@ mod tests {
             (&["-p", "80:80"][..], "later version"),
             (&["-P"], "later version"),
             (&["--network", "bridge"], "later one"),
-            (&["--isolation", "vm"], "not available"),
+            (&["--isolation", "wasm"], "not available"),
             (&["--isolation", "box"], "unknown isolation level"),
             (&["--rm", "--restart", "always"], "do not go together"),
             (&["-v", "/a:/x", "--tmpfs", "/x"], "same place"),

@@ -6,15 +6,19 @@
 
 pub(crate) mod container;
 mod host;
+pub mod inside;
 pub(crate) mod oci;
+mod vm;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use isle_types::{Isolation, Signal};
+use isle_cgroup::{Cgroup, Layout};
+use isle_types::{Accelerator, Isolation, Signal};
+use oci_spec::runtime::Capabilities;
 
-use crate::config::Resources;
+use crate::config::{ConfigError, InstanceConfig, Resources};
 use crate::state::Instance;
 use crate::{EngineError, ExecRequest, Paths, Stats, WindowSize};
 
@@ -47,6 +51,8 @@ pub struct Process {
     /// What its terminal shows and is typed, read and written, when it has one: the master, or the
     /// near end of a connection to one. Its size is set by [`Backend::resize`].
     pub terminal: Option<OwnedFd>,
+    /// Which of the level's processes it is, for a level that has numbers of its own; else 0.
+    pub task: u32,
 }
 
 /// How a process ended.
@@ -98,6 +104,31 @@ pub(crate) fn stat_field(stat: &str, number: usize) -> Option<&str> {
     after_name.split_whitespace().nth(number.checked_sub(3)?)
 }
 
+/// Takes away a control group with all that is in it. Harmless when it is not there.
+fn remove_cgroup(layout: &Layout, path: &Path) -> io::Result<()> {
+    let cgroup = match Cgroup::open(layout, path) {
+        Ok(cgroup) => cgroup,
+        Err(error) => {
+            let error = io::Error::from(error);
+            return match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            };
+        }
+    };
+    cgroup.kill_all()?;
+    Ok(cgroup.remove()?)
+}
+
+/// Work before the first start that takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preparation {
+    /// The image's files are written as a block image.
+    BlockImage,
+    /// A virtual machine is booted, to be cloned from now on.
+    Template,
+}
+
 /// An operation that a level cannot do.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} is not possible at isolation level {isolation}: {reason}")]
@@ -127,11 +158,12 @@ pub trait Backend {
 
     /// Takes over the first process, which a supervisor that was killed has started: from now on
     /// all the other verbs act on what is running. It comes as the process of the host that was
-    /// noted, which is not a child of the caller, and goes back as one that can be reaped.
+    /// noted, which is not a child of the caller, and goes back as one that can be reaped. The
+    /// streams are those that it has; at a level where it holds them itself they are not looked at.
     ///
     /// # Errors
     /// When what belongs to it (its cgroup) is not there any more.
-    fn adopt(&mut self, process: Process) -> io::Result<Process>;
+    fn adopt(&mut self, process: Process, stdio: Stdio) -> io::Result<Process>;
 
     /// Collects a process that has ended (its [`Process::ended`] is readable).
     ///
@@ -205,6 +237,16 @@ pub trait Backend {
     /// Times since the start that the kernel killed something inside for lack of memory.
     fn oom_kills(&mut self) -> u64;
 
+    /// Its files and processes, at a level at which the host cannot see them by itself.
+    fn inside(&mut self) -> Option<Box<dyn inside::Inside + '_>> {
+        None
+    }
+
+    /// What carries out its instructions, at a level at which that is not the processor alone.
+    fn accelerator(&self) -> Option<Accelerator> {
+        None
+    }
+
     /// Nothing will be asked of it for a while: what can be had again need not be kept in memory.
     fn rest(&mut self);
 
@@ -214,6 +256,43 @@ pub trait Backend {
     /// # Errors
     /// All that could not be taken away, in one error.
     fn clean_up(&mut self) -> io::Result<()>;
+}
+
+/// Looks at what an instance is asked to be: is there anything that its level cannot do?
+///
+/// # Errors
+/// The first that it cannot.
+pub(crate) fn check(config: &InstanceConfig) -> Result<(), ConfigError> {
+    match config.isolation {
+        Isolation::Container => Ok(()),
+        Isolation::Vm => vm::check(config),
+    }
+}
+
+/// The same for limits alone.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) fn check_resources(
+    isolation: Isolation,
+    resources: &Resources,
+) -> Result<(), ConfigError> {
+    match isolation {
+        Isolation::Container => Ok(()),
+        Isolation::Vm => vm::check_resources(resources),
+    }
+}
+
+/// The capabilities that can be given away at a level.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub(crate) fn capabilities(isolation: Isolation) -> io::Result<Capabilities> {
+    match isolation {
+        Isolation::Container => container::available_capabilities(),
+        // Its own kernel's: all.
+        Isolation::Vm => Ok(isle_runtime::capabilities::all().collect()),
+    }
 }
 
 /// The back end of an instance's level of isolation, for its supervisor. The unpacked layers of
@@ -231,6 +310,7 @@ pub fn open(
             let container = container::Container::open(instance, paths, layers)?;
             Ok(Box::new(container))
         }
+        Isolation::Vm => Ok(Box::new(vm::Vm::open(instance, paths, layers)?)),
     }
 }
 
@@ -242,6 +322,8 @@ pub(crate) fn make_storage(instance: &Instance, paths: &Paths) -> Result<(), Eng
     match (instance.config.isolation, instance.config.storage_size) {
         (_, None) => Ok(()),
         (Isolation::Container, Some(size)) => container::limit_storage(instance, paths, size),
+        // Its disk is made as large, and no larger, at the first start.
+        (Isolation::Vm, Some(_)) => Ok(()),
     }
 }
 
@@ -252,7 +334,7 @@ pub(crate) fn make_storage(instance: &Instance, paths: &Paths) -> Result<(), Eng
 pub(crate) fn remove_storage(instance: &Instance, paths: &Paths) -> io::Result<()> {
     let folder = paths.instance(&instance.id);
     let freed = match (instance.config.isolation, instance.config.storage_size) {
-        (_, None) => None,
+        (_, None) | (Isolation::Vm, Some(_)) => None,
         (Isolation::Container, Some(_)) => container::limited_storage(&folder),
     };
     match std::fs::remove_dir_all(&folder) {
@@ -270,6 +352,52 @@ pub(crate) fn remove_storage(instance: &Instance, paths: &Paths) -> io::Result<(
 pub(crate) fn clean_up(instance: &Instance) -> io::Result<()> {
     match instance.config.isolation {
         Isolation::Container => container::clean_up(instance),
+        Isolation::Vm => vm::clean_up(instance),
+    }
+}
+
+/// Whether the host can look at an instance's files and processes by itself. Where it cannot,
+/// [`Backend::inside`] is asked, of what runs or of [`open_at_rest`].
+pub(crate) fn host_sees_files(instance: &Instance) -> bool {
+    match instance.config.isolation {
+        Isolation::Container => true,
+        Isolation::Vm => false,
+    }
+}
+
+/// A back end that has brought up what is needed to look at the files of an instance that does
+/// not run. The caller holds the instance's lock, and calls [`Backend::clean_up`] at the end.
+///
+/// # Errors
+/// [`StartError`]; for a level at which the host sees the files by itself.
+pub(crate) fn open_at_rest(
+    instance: &Instance,
+    paths: &Paths,
+    layers: &[PathBuf],
+) -> Result<Box<dyn Backend>, StartError> {
+    match instance.config.isolation {
+        Isolation::Container => Err(StartError {
+            message: "the host itself sees the files of a container".to_owned(),
+            exit_code: 125,
+        }),
+        Isolation::Vm => Ok(Box::new(vm::Vm::open_at_rest(instance, paths, layers)?)),
+    }
+}
+
+/// Makes what a start at this level needs and what takes long the first time, for who can show
+/// that something happens. A start makes by itself what is missing then.
+///
+/// # Errors
+/// [`StartError`], with the remedy.
+pub(crate) fn make_ready(
+    instance: &Instance,
+    paths: &Paths,
+    images: &isle_image::Store,
+    progress: &mut (dyn FnMut(Preparation) + Send),
+) -> Result<(), StartError> {
+    match instance.config.isolation {
+        Isolation::Container => Ok(()),
+        Isolation::Vm => vm::make_ready(instance, paths, images, progress),
     }
 }
 
@@ -280,5 +408,6 @@ pub(crate) fn clean_up(instance: &Instance) -> io::Result<()> {
 pub(crate) fn processes(instance: &Instance) -> io::Result<Vec<i32>> {
     match instance.config.isolation {
         Isolation::Container => container::processes(instance),
+        Isolation::Vm => Ok(instance.state.pid.into_iter().collect()),
     }
 }

@@ -9,7 +9,9 @@ use isle_image::{CommitOptions, Image};
 use isle_types::InstanceId;
 
 use super::{CommitRequest, Engine, EngineError};
+use crate::backend;
 use crate::backend::container::upper;
+use crate::backend::inside::Carry;
 use crate::state::{Instance, Status};
 use crate::store::NewEvent;
 
@@ -36,7 +38,10 @@ impl Engine {
             reference,
             platform: None,
         };
-        let pauses = request.pause && instance.state.status == Status::Running;
+        // What has to be asked for inside cannot be asked of what is frozen.
+        let pauses = request.pause
+            && instance.state.status == Status::Running
+            && backend::host_sees_files(&instance);
         if pauses {
             self.pause(id)?;
         }
@@ -57,6 +62,9 @@ impl Engine {
         options: &CommitOptions,
     ) -> Result<Image, EngineError> {
         let directory = self.paths.instance(&instance.id);
+        if !backend::host_sees_files(instance) {
+            return self.commit_from_inside(instance, base, options);
+        }
         let upper = upper(&directory);
         let fail = EngineError::io("read", &upper);
         let folder = match File::open(&upper) {
@@ -93,6 +101,35 @@ impl Engine {
                 (_, Err(error)) => Err(EngineError::Commit(error)),
                 (Err(error), Ok(_)) => Err(EngineError::io("make an archive of", &upper)(error)),
                 (Ok(()), Ok(image)) => Ok(image),
+            }
+        })
+    }
+
+    /// The same where the host cannot see what was written.
+    fn commit_from_inside(
+        &self,
+        instance: &Instance,
+        base: &Image,
+        options: &CommitOptions,
+    ) -> Result<Image, EngineError> {
+        let (mut reader, mut writer) =
+            io::pipe().map_err(EngineError::io("make a pipe for", instance.name.as_str()))?;
+        std::thread::scope(|scope| {
+            // The store is not shared between threads; who writes to it stays in this one.
+            let paths = self.paths.clone();
+            let archiving = scope.spawn(move || {
+                let engine = Engine::open(paths)?;
+                engine.carry_out(instance, "/", &Carry::Layer, &mut writer)
+            });
+            let image = self.images.commit_layer(Some(base), &mut reader, options);
+            drop(reader);
+            let archived = archiving
+                .join()
+                .expect("the archive's thread does not panic");
+            match (archived, image) {
+                (Ok(()), Ok(image)) => Ok(image),
+                (Err(error), _) => Err(error),
+                (Ok(()), Err(error)) => Err(EngineError::Commit(error)),
             }
         })
     }

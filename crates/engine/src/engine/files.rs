@@ -18,8 +18,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Change, Engine, EngineError, PathStat};
 use crate::InstanceLock;
-use crate::backend::chain;
 use crate::backend::container::{Overlay, upper, view};
+use crate::backend::inside::{Answer, Carry, Question};
+use crate::backend::{self, chain};
 use crate::config::UserNamespace;
 use crate::id_range::{IdRange, as_its_root};
 use crate::state::{Instance, Status};
@@ -50,6 +51,11 @@ impl Engine {
     /// When the writable layer cannot be read.
     pub fn diff(&self, id: &InstanceId) -> Result<Vec<Change>, EngineError> {
         let instance = self.get(id)?;
+        if let Some(Answer::Changes(changes)) =
+            self.ask_inside(&instance, "/", &Question::Changes)?
+        {
+            return Ok(changes);
+        }
         let upper = upper(&self.paths.instance(id));
         let folder = match std::fs::File::open(&upper) {
             // Never started: nothing written.
@@ -68,6 +74,9 @@ impl Engine {
     /// When it cannot be read, or the writer fails.
     pub fn export(&self, id: &InstanceId, writer: &mut dyn Write) -> Result<(), EngineError> {
         let instance = self.get(id)?;
+        if !backend::host_sees_files(&instance) {
+            return self.carry_out(&instance, "/", &Carry::Root, writer);
+        }
         // Not what runs: the volumes and kernel file systems mounted over it are not its own.
         let root = self.stopped_root(&instance, Access::Read)?;
         let folder = readable(root.folder.as_fd())
@@ -88,6 +97,10 @@ impl Engine {
     /// When there is none.
     pub fn stat_path(&self, id: &InstanceId, path: &str) -> Result<PathStat, EngineError> {
         let instance = self.get(id)?;
+        let question = Question::Stat(absolute(path));
+        if let Some(Answer::Stat(stat)) = self.ask_inside(&instance, path, &question)? {
+            return Ok(stat);
+        }
         let root = self.root(&instance, Access::Read)?;
         let inside = absolute(path);
         let fail = |errno| path_error(&instance, path, errno);
@@ -116,6 +129,13 @@ impl Engine {
         writer: &mut dyn Write,
     ) -> Result<(), EngineError> {
         let instance = self.get(id)?;
+        if !backend::host_sees_files(&instance) {
+            let what = Carry::Path {
+                path: absolute(path),
+                follow_link: follow_link || path.ends_with('/') || path.ends_with("/."),
+            };
+            return self.carry_out(&instance, path, &what, writer);
+        }
         let root = self.root(&instance, Access::Read)?;
         let inside = absolute(path);
         let fail = |errno| path_error(&instance, path, errno);
@@ -154,6 +174,13 @@ impl Engine {
                 path: directory.to_owned(),
                 reason: "the root file system is read-only",
             });
+        }
+        if !backend::host_sees_files(&instance) {
+            let what = Carry::Into {
+                directory: absolute(directory),
+                keep_owner,
+            };
+            return self.carry_in(&instance, directory, &what, reader);
         }
         let root = self.root(&instance, Access::Write)?;
         let fail = |errno| path_error(&instance, directory, errno);

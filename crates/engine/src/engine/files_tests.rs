@@ -48,6 +48,7 @@ fn place() -> Option<Place> {
         state: InstanceState {
             status: Status::Created,
             pid: None,
+            accelerator: None,
             started_at: None,
             finished_at: None,
             exit: None,

@@ -108,7 +108,8 @@ impl Engine {
         for mount in &mut config.mounts {
             mount.target = normal_path(&mount.target);
         }
-        let host = Host::probe().map_err(EngineError::io("read", "/sys/devices/system/cpu"))?;
+        let host = Host::probe(config.isolation)
+            .map_err(EngineError::io("read", "/sys/devices/system/cpu"))?;
         validate(&config, &host)?;
         self.pin_other_instances(&mut config)?;
         let mut volumes = Vec::new();
@@ -135,6 +136,7 @@ impl Engine {
             state: InstanceState {
                 status: Status::Created,
                 pid: None,
+                accelerator: None,
                 started_at: None,
                 finished_at: None,
                 exit: None,
@@ -150,7 +152,7 @@ impl Engine {
             let _ = backend::remove_storage(&instance, &self.paths);
         }
         inserted?;
-        self.fresh.set(Some(instance.id));
+        self.fresh.replace(Some(instance.clone()));
         Ok(instance)
     }
 

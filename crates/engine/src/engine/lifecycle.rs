@@ -13,7 +13,7 @@ use crate::session::{Attachment, ExecSession, WindowSize};
 use crate::state::{Exit, ExitReason, Instance, Status};
 use crate::store::NewEvent;
 use crate::validate::{self, Host};
-use crate::{InstanceLock, backend, launch, log};
+use crate::{InstanceLock, Preparation, backend, launch, log};
 
 /// From look to look, where there is nobody to wait for.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -40,8 +40,27 @@ impl Engine {
         attach: Option<AttachRequest>,
         window: Option<WindowSize>,
     ) -> Result<Option<Attachment>, EngineError> {
-        if self.fresh.take() != Some(*id) {
-            let instance = self.current(id)?;
+        self.start_with(id, attach, window, &mut |_| {})
+    }
+
+    /// The same for who can show what is made before the first start, when that takes long.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_with(
+        &self,
+        id: &InstanceId,
+        attach: Option<AttachRequest>,
+        window: Option<WindowSize>,
+        progress: &mut (dyn FnMut(Preparation) + Send),
+    ) -> Result<Option<Attachment>, EngineError> {
+        let fresh = self.fresh.take().filter(|fresh| fresh.id == *id);
+        let is_fresh = fresh.is_some();
+        let instance = match fresh {
+            Some(instance) => instance,
+            None => self.current(id)?,
+        };
+        if !is_fresh {
             match instance.state.status {
                 Status::Running => return self.attach_to_running(&instance, attach),
                 Status::Paused | Status::Removing => return Err(wrong_status("start", &instance)),
@@ -49,6 +68,12 @@ impl Engine {
             }
             self.refresh_layers(&instance)?;
         }
+        backend::make_ready(&instance, &self.paths, &self.images, progress).map_err(|error| {
+            EngineError::CouldNotStart {
+                message: error.message,
+                exit_code: error.exit_code,
+            }
+        })?;
         match launch::start(&self.paths, id, attach, window) {
             Ok(attachment) => Ok(attachment),
             Err(error) => {
@@ -307,7 +332,8 @@ impl Engine {
         if let Some(restart) = request.restart {
             config.restart = restart;
         }
-        let host = Host::probe().map_err(EngineError::io("read", "/sys/devices/system/cpu"))?;
+        let host = Host::probe(config.isolation)
+            .map_err(EngineError::io("read", "/sys/devices/system/cpu"))?;
         validate::validate(&config, &host)?;
         if instance.state.status.is_supervised() {
             return self
@@ -396,7 +422,8 @@ pub(crate) fn refused(
         Some(Cause::Paused) => return with_status(Status::Paused),
         Some(Cause::NotPaused) => return with_status(Status::Running),
         Some(Cause::AlreadyRunning) => return with_status(Status::Running),
-        Some(Cause::Failed | Cause::Unsupported) | None => {}
+        Some(Cause::Failed | Cause::Unsupported | Cause::NoSuchPath | Cause::NotADirectory)
+        | None => {}
     }
     match error {
         ControlError::NoSupervisor => with_status(Status::Exited),

@@ -3,6 +3,7 @@
 mod commit;
 mod error;
 mod files;
+mod inside;
 mod instances;
 mod lifecycle;
 mod logs;
@@ -10,13 +11,12 @@ mod processes;
 mod removal;
 mod requests;
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use isle_database::Database;
-use isle_types::InstanceId;
 
 pub use error::*;
 pub use lifecycle::Stopping;
@@ -25,6 +25,7 @@ pub(crate) use removal::volume_names;
 pub use requests::*;
 
 use crate::Paths;
+use crate::state::Instance;
 use crate::store::{SCHEMA, Store, StoreError};
 
 /// The engine, open on one root. Not shared between threads: open one a thread.
@@ -33,7 +34,7 @@ pub struct Engine {
     pub(crate) paths: Paths,
     images: isle_image::Store,
     /// The instance that was just made here: nothing about it can have changed.
-    fresh: Cell<Option<InstanceId>>,
+    fresh: RefCell<Option<Instance>>,
 }
 
 impl Engine {
@@ -58,7 +59,7 @@ impl Engine {
         let engine = Engine {
             paths,
             images,
-            fresh: Cell::new(None),
+            fresh: RefCell::new(None),
         };
         engine.reconcile_boot()?;
         Ok(engine)

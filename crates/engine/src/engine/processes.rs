@@ -7,6 +7,7 @@ use isle_types::InstanceId;
 
 use super::{Engine, EngineError, ProcessTable};
 use crate::backend;
+use crate::backend::inside::{Answer, Question};
 
 impl Engine {
     /// Its processes, as ps(1) with the given options shows them (default `-ef`).
@@ -20,6 +21,16 @@ impl Engine {
             name: instance.name.clone(),
             reason,
         };
+        let asked = self.ask_inside(&instance, "/", &Question::Processes)?;
+        if let Some(Answer::Processes(table)) = asked {
+            return match ps_options {
+                [] => Ok(table),
+                _ => Err(fail(
+                    "options of ps(1) are for processes of the host's kernel; run `isle exec` with the image's own ps"
+                        .to_owned(),
+                )),
+            };
+        }
         let pids = backend::processes(&instance).map_err(|error| fail(error.to_string()))?;
         let mut command = Command::new("ps");
         match ps_options {

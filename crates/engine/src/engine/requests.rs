@@ -129,7 +129,7 @@ pub struct Stats {
 }
 
 /// `diff`: one path that differs from the image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// What happened to it.
     pub kind: ChangeKind,
@@ -138,7 +138,7 @@ pub struct Change {
 }
 
 /// What happened to a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChangeKind {
     /// `A`
     Added,
@@ -162,7 +162,7 @@ impl From<isle_archive::Change> for Change {
 }
 
 /// `top`: what ps(1) says of an instance's processes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessTable {
     /// Column titles.
     pub titles: Vec<String>,
@@ -204,7 +204,7 @@ pub struct CommitRequest {
 }
 
 /// `docker cp`'s tar stream semantics, both ways.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathStat {
     /// Last element of the path.
     pub name: String,

@@ -41,6 +41,7 @@ pub(super) fn find(directory: &Path) -> io::Result<Option<Process>> {
             pid,
             ended,
             terminal: None,
+            task: 0,
         })),
         Ok(_) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

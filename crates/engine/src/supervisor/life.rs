@@ -165,6 +165,7 @@ impl Supervisor {
             state.health = None;
         }
         state.pid = Some(run.process.pid);
+        state.accelerator = self.backend.accelerator();
         state.exit = None;
         let check = self.settings.health_check.as_ref();
         if let Some((monitor, health)) = check.and_then(|check| Monitor::new(check, run.started)) {
@@ -180,25 +181,7 @@ impl Supervisor {
         if let Err(error) = self.listen() {
             self.complain("take over", &error);
         }
-        let adopted = process.map(|process| {
-            let process = self.backend.adopt(process)?;
-            self.watch_backend()?;
-            let open = |name| match self.settings.has_terminal {
-                // Its other end has gone with the supervisor.
-                true => Ok(None),
-                false => streams::open_fifo(&self.directory, name).map(Some),
-            };
-            self.take_on(Run {
-                started: Instant::now(),
-                stdout: open(STDOUT)?,
-                stderr: open(STDERR)?,
-                terminal: None,
-                stdin: Stdin::new(None),
-                stdin_once: false,
-                is_adopted: true,
-                process,
-            })
-        });
+        let adopted = process.map(|process| self.adopt(process));
         match adopted {
             Some(Ok(())) => self.save(),
             lost => {
@@ -213,6 +196,47 @@ impl Supervisor {
                 self.ended(&exit, Duration::ZERO);
             }
         }
+    }
+
+    fn adopt(&mut self, process: Process) -> io::Result<()> {
+        let (mut stdout, mut stderr) = (None, None);
+        let stdio = match self.settings.has_terminal {
+            true => Stdio::Terminal { size: None },
+            false => {
+                let (our_stdout, their_stdout) = streams::open_fifo(&self.directory, STDOUT)?;
+                let (our_stderr, their_stderr) = streams::open_fifo(&self.directory, STDERR)?;
+                (stdout, stderr) = (Some(our_stdout), Some(our_stderr));
+                Stdio::Streams {
+                    // What it was given before has ended with the supervisor that gave it.
+                    stdin: streams::null()?,
+                    stdout: their_stdout,
+                    stderr: their_stderr,
+                }
+            }
+        };
+        let mut process = self.backend.adopt(process, stdio)?;
+        self.watch_backend()?;
+        let mut terminal = None;
+        // At a level where the terminal is on our side its other end has gone with the supervisor.
+        if let Some(master) = process.terminal.take() {
+            rustix::io::ioctl_fionbio(&master, true)?;
+            terminal = Some(master.try_clone()?);
+            stdout = Some(master);
+        }
+        let stdin = match (&terminal, self.settings.open_stdin) {
+            (Some(terminal), true) => Some(terminal.try_clone()?),
+            _ => None,
+        };
+        self.take_on(Run {
+            started: Instant::now(),
+            stdout,
+            stderr,
+            terminal,
+            stdin: Stdin::new(stdin),
+            stdin_once: false,
+            is_adopted: true,
+            process,
+        })
     }
 
     /// The process runs, and nobody will ever know: end it.

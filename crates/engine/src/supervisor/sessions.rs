@@ -12,6 +12,7 @@ use super::ledger::Note;
 use super::owner::Supervisor;
 use super::poller::{Interest, Token};
 use super::streams::{self, Got};
+use crate::backend::inside::Carry;
 use crate::backend::{Ended, Process, StartError, Stdio};
 use crate::protocol::{Cause, Exec, ExecStarted, Failed, answer, exit_frame, kind};
 use crate::session::WindowSize;
@@ -83,6 +84,23 @@ impl Supervisor {
         };
         let mut process = self.backend.exec(request, stdio)?;
         let terminal = process.terminal.take();
+        let name = self.begin_session(number, process, ends, terminal, request.detach);
+        let command = request.args.join(" ");
+        for action in ["exec_create", "exec_start"] {
+            self.note(Note::new(format!("{action}: {command}")).with("execID", &name));
+        }
+        Ok(())
+    }
+
+    /// Looks after a process whose streams a client gets; what `events` calls it.
+    fn begin_session(
+        &mut self,
+        number: u32,
+        process: Process,
+        ends: Ends,
+        terminal: Option<OwnedFd>,
+        is_detached: bool,
+    ) -> String {
         let session = self.number();
         let name = format!("{:08x}{:08x}", process.pid, session);
 
@@ -90,7 +108,7 @@ impl Supervisor {
             stdin: ends.stdin.is_some(),
             stdout: ends.stdout.is_some(),
             stderr: ends.stderr.is_some(),
-            terminal: terminal.is_some() && !request.detach,
+            terminal: terminal.is_some() && !is_detached,
         };
         let fds: Vec<_> = [&ends.stdin, &ends.stdout, &ends.stderr]
             .into_iter()
@@ -128,13 +146,39 @@ impl Supervisor {
             .clients
             .get(&number)
             .is_some_and(|client| client.role == Role::Session(session));
-        if !is_attached || request.detach {
+        if !is_attached || is_detached {
             self.abandon_session(session);
         }
-        let command = request.args.join(" ");
-        for action in ["exec_create", "exec_start"] {
-            self.note(Note::new(format!("{action}: {command}")).with("execID", &name));
+        name
+    }
+
+    /// Has an archive carried in or out for a client, who gets the other end of its stream.
+    pub(super) fn begin_carrying(&mut self, number: u32, what: &Carry) -> io::Result<()> {
+        if self.sessions.len() >= MOST_SESSIONS {
+            return Err(io::Error::other(format!(
+                "{MOST_SESSIONS} processes run by exec already"
+            )));
         }
+        let is_out = !matches!(what, Carry::Into { .. });
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let (theirs, ours) = match is_out {
+            true => (writer, reader),
+            false => (reader, writer),
+        };
+        let process = match self.backend.inside() {
+            Some(mut inside) => inside.carry(what, theirs)?,
+            None => {
+                return Err(io::Error::other(
+                    "the host itself sees the files of this instance",
+                ));
+            }
+        };
+        let mut ends = Ends::default();
+        match is_out {
+            true => ends.stdout = Some(ours),
+            false => ends.stdin = Some(ours),
+        }
+        self.begin_session(number, process, ends, None, false);
         Ok(())
     }
 

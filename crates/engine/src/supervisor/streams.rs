@@ -29,15 +29,21 @@ pub(super) fn make_fifo(directory: &Path, name: &str) -> io::Result<(OwnedFd, Ow
     remove(directory, name)?;
     let mode = Mode::RUSR | Mode::WUSR;
     mknodat(CWD, &path, FileType::Fifo, mode, 0)?;
-    let ours = open_fifo(directory, name)?;
-    let theirs = openat(CWD, &path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    Ok((ours, theirs))
+    open_fifo(directory, name)
 }
 
-/// Opens the supervisor's end of a FIFO that is there.
-pub(super) fn open_fifo(directory: &Path, name: &str) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(openat(CWD, directory.join(name), flags, Mode::empty())?)
+/// Opens both ends of a FIFO that is there.
+pub(super) fn open_fifo(directory: &Path, name: &str) -> io::Result<(OwnedFd, OwnedFd)> {
+    let path = directory.join(name);
+    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let ours = openat(
+        CWD,
+        &path,
+        OFlags::RDONLY | OFlags::NONBLOCK | flags,
+        Mode::empty(),
+    )?;
+    let theirs = openat(CWD, &path, OFlags::RDWR | flags, Mode::empty())?;
+    Ok((ours, theirs))
 }
 
 /// Takes a file of the run directory away. Harmless when it is not there.
@@ -178,8 +184,8 @@ mod tests {
         assert_eq!(read(&ours, &mut buffer), Got::Bytes(3));
         drop(ours);
         rustix::io::write(&theirs, b"two").unwrap();
-        let ours = open_fifo(folder.path(), STDOUT).unwrap();
-        drop(theirs);
+        let (ours, further) = open_fifo(folder.path(), STDOUT).unwrap();
+        drop((theirs, further));
         assert_eq!(read(&ours, &mut buffer), Got::Bytes(3));
         assert_eq!(&buffer[..3], b"two");
         assert_eq!(read(&ours, &mut buffer), Got::End);

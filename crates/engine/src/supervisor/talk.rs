@@ -11,8 +11,10 @@ use super::ledger::{Note, chain};
 use super::owner::{MOST_CLIENTS, Supervisor};
 use super::poller::{Ready, Token};
 use crate::AttachRequest;
+use crate::backend::inside::{Answer, Carry, Question};
 use crate::protocol::{
-    Attached, Cause, Failed, ProtocolError, Request, Stop, Update, answer, kind, stats_frame,
+    Attached, Cause, Failed, MAX_PAYLOAD, ProtocolError, Request, Stop, Update, answer, kind, put,
+    stats_frame,
 };
 use crate::session::WindowSize;
 use crate::state::{Status, StatusEvent};
@@ -242,6 +244,11 @@ impl Supervisor {
                 }
                 Err(refusal) => Err(refusal),
             },
+            (Role::Asking, Request::Ask(question)) => self.ask_inside(&question),
+            (Role::Asking, Request::Carry(what)) => match self.carry(number, &what) {
+                Ok(()) => return,
+                Err(refusal) => Err(refusal),
+            },
             (Role::Asking, Request::Signal(signal)) => self.signal(signal).map(|()| done()),
             (Role::Asking, Request::Stop(stop)) => {
                 self.stop(number, stop);
@@ -452,6 +459,25 @@ impl Supervisor {
             .map_err(|error| refusal(Cause::Failed, format!("cannot read its use: {error}")))
     }
 
+    /// What its level says of its files and processes.
+    fn ask_inside(&mut self, question: &Question) -> Result<Vec<u8>, Refusal> {
+        self.must_run()?;
+        self.disturbed();
+        let Some(mut inside) = self.backend.inside() else {
+            let reason = "the host itself sees the files of this instance";
+            return Err(refusal(Cause::Unsupported, reason));
+        };
+        let answer = inside.ask(question);
+        let answer = answer.map_err(|error| inside_refused(&error))?;
+        Ok(answer_in_parts(&answer))
+    }
+
+    fn carry(&mut self, number: u32, what: &Carry) -> Result<(), Refusal> {
+        self.must_run()?;
+        self.begin_carrying(number, what)
+            .map_err(|error| inside_refused(&error))
+    }
+
     fn resize(&mut self, size: WindowSize) -> Result<(), Refusal> {
         let run = self.run.as_ref().ok_or_else(not_running)?;
         let terminal = run
@@ -462,6 +488,28 @@ impl Supervisor {
             .resize(&run.process, terminal.as_fd(), size)
             .map_err(|error| refusal(Cause::Failed, format!("cannot resize: {error}")))
     }
+}
+
+fn inside_refused(error: &io::Error) -> Refusal {
+    let cause = match error.kind() {
+        io::ErrorKind::NotFound => Cause::NoSuchPath,
+        io::ErrorKind::NotADirectory => Cause::NotADirectory,
+        _ => Cause::Failed,
+    };
+    refusal(cause, chain(error))
+}
+
+/// An answer that may be longer than a frame.
+fn answer_in_parts(answer: &Answer) -> Vec<u8> {
+    let text = serde_json::to_vec(answer).expect("answers have string keys only");
+    let mut frames = Vec::new();
+    let mut rest = text.as_slice();
+    while let Some((part, after)) = rest.split_at_checked(MAX_PAYLOAD) {
+        put(&mut frames, kind::PART, part);
+        rest = after;
+    }
+    put(&mut frames, kind::ANSWERED, rest);
+    frames
 }
 
 fn done() -> Vec<u8> {

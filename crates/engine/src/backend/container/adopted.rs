@@ -65,6 +65,7 @@ mod tests {
                 pid,
                 ended,
                 terminal: None,
+                task: 0,
             };
             let mut fds = [rustix::event::PollFd::new(
                 &process.ended,

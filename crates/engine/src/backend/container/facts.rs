@@ -21,7 +21,7 @@ use crate::backend::{StartError, failed};
 use crate::config::{InstanceConfig, NamespaceMode, NetworkMode};
 use crate::state::{Instance, Status};
 use crate::store::Store;
-use crate::{ExecRequest, InstanceLock, Paths};
+use crate::{ExecRequest, InstanceLock, Paths, programs};
 
 /// The facts, and the descriptors that keep them true.
 #[derive(Debug)]
@@ -110,7 +110,6 @@ impl Facts {
         request: &ExecRequest,
         pid: i32,
     ) -> Result<(SpecProcess, spec::Facts), StartError> {
-        let mut config = instance.config.clone();
         let mut facts = self.inner.clone();
         if let Some(user) = &request.user {
             let root = openat(
@@ -123,23 +122,8 @@ impl Facts {
             // As Docker: the groups of --group-add are the first process's alone.
             facts.user = identity(root.as_fd(), Some(user), &[])?;
         }
-        config.process.tty = request.tty;
-        config.process.env.extend(request.env.iter().cloned());
-        config.security.privileged |= request.privileged;
-        let instance = Instance {
-            config,
-            ..instance.clone()
-        };
-        let mut process = spec::process(&instance.config, &facts);
-        let working_dir = [&request.working_dir, &instance.config.process.working_dir]
-            .into_iter()
-            .flatten()
-            .find(|dir| !dir.is_empty());
-        process
-            .set_terminal(Some(request.tty))
-            .set_args(Some(request.args.clone()))
-            .set_env(Some(spec::environment(&instance, &facts)))
-            .set_cwd(PathBuf::from(working_dir.map_or("/", String::as_str)));
+        let instance = spec::with_request(instance, request);
+        let process = spec::further_process(&instance, &facts, request);
         Ok((process, facts))
     }
 }
@@ -193,14 +177,9 @@ fn devices_of(config: &InstanceConfig) -> Result<Vec<Node>, StartError> {
     Ok(nodes)
 }
 
-/// The program of `--init`: isle-init, beside the supervisor program, which does not know where it
-/// lies itself: it was executed through a descriptor.
+/// The program of `--init`.
 fn init_program() -> Result<PathBuf, StartError> {
-    let supervisor = std::env::var_os("ISLE_SHIM").map(PathBuf::from);
-    let beside = supervisor.and_then(|path| Some(path.parent()?.join("isle-init")));
-    let elsewhere = PathBuf::from("/usr/libexec/isle/isle-init");
-    let mut candidates = beside.into_iter().chain([elsewhere]);
-    candidates.find(|path| path.is_file()).ok_or(StartError {
+    programs::find("isle-init").ok_or_else(|| StartError {
         message: "cannot find the program isle-init for --init: put it beside isle-shim".to_owned(),
         exit_code: 125,
     })

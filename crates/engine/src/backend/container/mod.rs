@@ -37,7 +37,7 @@ pub(crate) use rootfs::{Overlay, upper, view};
 
 use super::host::HostUsage;
 use super::oci::{files, limits, spec};
-use super::{Backend, Ended, Process, StartError, Stdio, chain, failed};
+use super::{Backend, Ended, Process, StartError, Stdio, chain, failed, remove_cgroup};
 use crate::config::{NetworkMode, Resources, UserNamespace};
 use crate::state::Instance;
 use crate::{ExecRequest, Paths, Stats, WindowSize};
@@ -247,6 +247,7 @@ impl Backend for Container {
             pid: child.pid,
             ended: child.pidfd,
             terminal: child.terminal,
+            task: 0,
         })
     }
 
@@ -273,10 +274,11 @@ impl Backend for Container {
             pid: child.pid,
             ended: child.pidfd,
             terminal: child.terminal,
+            task: 0,
         })
     }
 
-    fn adopt(&mut self, process: Process) -> io::Result<Process> {
+    fn adopt(&mut self, process: Process, _stdio: Stdio) -> io::Result<Process> {
         // Its root as it sees it itself; looked into as into any root: by descriptor, in it.
         let rootfs = rustix::fs::open(
             format!("/proc/{}/root", process.pid),
@@ -414,28 +416,13 @@ impl Backend for Container {
     fn clean_up(&mut self) -> io::Result<()> {
         self.running = None;
         self.is_adopted = false;
-        remove_cgroup(&self.layout, &self.instance)
+        remove_cgroup(&self.layout, &spec::cgroup_path(&self.instance))
     }
 }
 
 /// Takes away the control group that runs of an instance have left, with all that is in it.
 pub(crate) fn clean_up(instance: &Instance) -> io::Result<()> {
-    remove_cgroup(&Layout::detect()?, instance)
-}
-
-fn remove_cgroup(layout: &Layout, instance: &Instance) -> io::Result<()> {
-    let cgroup = match Cgroup::open(layout, &spec::cgroup_path(instance)) {
-        Ok(cgroup) => cgroup,
-        Err(error) => {
-            let error = io::Error::from(error);
-            return match error.kind() {
-                io::ErrorKind::NotFound => Ok(()),
-                _ => Err(error),
-            };
-        }
-    };
-    cgroup.kill_all()?;
-    Ok(cgroup.remove()?)
+    remove_cgroup(&Layout::detect()?, &spec::cgroup_path(instance))
 }
 
 /// The pids of all processes of a running instance.

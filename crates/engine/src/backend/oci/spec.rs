@@ -15,6 +15,7 @@ use oci_spec::runtime::{
 
 use super::devices::{self, Node};
 use super::{capabilities, limits, mounts};
+use crate::ExecRequest;
 use crate::IdRange;
 use crate::config::{
     InstanceConfig, NamespaceMode, NetworkMode, SeccompChoice, Security, UserNamespace,
@@ -169,6 +170,37 @@ fn first_process(instance: &Instance, facts: &Facts) -> Process {
     process
 }
 
+/// The process of an exec; its flags are in the instance's configuration already.
+pub(crate) fn further_process(
+    instance: &Instance,
+    facts: &Facts,
+    request: &ExecRequest,
+) -> Process {
+    let mut process = process(&instance.config, facts);
+    let working_dir = [&request.working_dir, &instance.config.process.working_dir]
+        .into_iter()
+        .flatten()
+        .find(|dir| !dir.is_empty());
+    process
+        .set_terminal(Some(request.tty))
+        .set_args(Some(request.args.clone()))
+        .set_env(Some(environment(instance, facts)))
+        .set_cwd(PathBuf::from(working_dir.map_or("/", String::as_str)));
+    process
+}
+
+/// The configuration that holds for a process of exec: the instance's, with what was asked for.
+pub(crate) fn with_request(instance: &Instance, request: &ExecRequest) -> Instance {
+    let mut config = instance.config.clone();
+    config.process.tty = request.tty;
+    config.process.env.extend(request.env.iter().cloned());
+    config.security.privileged |= request.privileged;
+    Instance {
+        config,
+        ..instance.clone()
+    }
+}
+
 /// What every process of the container has, the first one and those of exec.
 pub(crate) fn process(config: &InstanceConfig, facts: &Facts) -> Process {
     let security = &config.security;
@@ -244,7 +276,9 @@ pub(crate) fn environment(instance: &Instance, facts: &Facts) -> Vec<String> {
         environment.push("TERM=xterm".to_owned());
     }
     override_environment(&mut environment, &config.process.env);
-    if !environment.iter().any(|entry| entry.starts_with("HOME=")) {
+    // Without a home nobody knows the user yet: whoever looks it up adds it.
+    let has_home = environment.iter().any(|entry| entry.starts_with("HOME="));
+    if !has_home && !facts.user.home.is_empty() {
         environment.push(format!("HOME={}", facts.user.home));
     }
     environment

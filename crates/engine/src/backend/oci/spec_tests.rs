@@ -21,6 +21,7 @@ fn instance(config: InstanceConfig) -> Instance {
         state: InstanceState {
             status: Status::Created,
             pid: None,
+            accelerator: None,
             started_at: None,
             finished_at: None,
             exit: None,

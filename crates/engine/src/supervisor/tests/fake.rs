@@ -83,6 +83,7 @@ impl FakeBackend {
             pid,
             ended,
             terminal,
+            task: 0,
         })
     }
 }
@@ -115,7 +116,7 @@ impl Backend for FakeBackend {
         self.spawn(&mut command, stdio)
     }
 
-    fn adopt(&mut self, process: Process) -> io::Result<Process> {
+    fn adopt(&mut self, process: Process, _stdio: Stdio) -> io::Result<Process> {
         Ok(process)
     }
 
@@ -427,6 +428,7 @@ pub(super) fn instance(id: InstanceId, config: InstanceConfig) -> Instance {
         state: InstanceState {
             status: Status::Created,
             pid: None,
+            accelerator: None,
             started_at: None,
             finished_at: None,
             exit: None,

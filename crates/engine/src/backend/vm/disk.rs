@@ -1,0 +1,48 @@
+//! The writable layer: a disk of the instance's own, below its root file system.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use isle_disk::Seeds;
+use isle_types::InstanceId;
+
+use crate::Paths;
+use crate::backend::{StartError, failed};
+use crate::state::Instance;
+
+/// Where the disk is.
+pub(crate) fn path(paths: &Paths, id: &InstanceId) -> PathBuf {
+    paths.instance(id).join("disk")
+}
+
+/// Opens the instance's disk, for reading and writing; makes it at the first start.
+///
+/// # Errors
+/// When it cannot be made or opened.
+pub(super) fn open(paths: &Paths, instance: &Instance) -> Result<OwnedFd, StartError> {
+    let path = path(paths, &instance.id);
+    let disk = match OpenOptions::new().read(true).write(true).open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make(paths, instance)?,
+        disk => disk.map_err(failed("cannot open the instance's disk"))?,
+    };
+    Ok(disk.into())
+}
+
+fn make(paths: &Paths, instance: &Instance) -> Result<File, StartError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o710)
+        .create(paths.instance(&instance.id))
+        .map_err(failed("cannot make the instance's folder"))?;
+    let size = match instance.config.storage_size {
+        Some(size) => size,
+        None => isle_disk::default_size(&paths.root)
+            .map_err(failed("cannot find out how large a disk can be"))?,
+    };
+    Seeds::new(&paths.root)
+        .make_disk(size, &path(paths, &instance.id))
+        .map_err(failed("cannot make the instance's disk"))
+}

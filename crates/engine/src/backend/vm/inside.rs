@@ -1,0 +1,202 @@
+//! Files and processes of a guest, by its agent.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use isle_guest::{Connection, Tree};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::backend::inside::{Answer, Carry, Inside, Question};
+use crate::backend::{Ended, Process};
+use crate::{Change, ChangeKind, PathStat, ProcessTable};
+
+/// The agent's end of an instance's files and processes.
+pub(super) struct Agent<'a> {
+    pub(super) guest: &'a mut Connection,
+    /// Tasks that carry archives: their ends say something else than those of processes.
+    pub(super) carrying: &'a mut BTreeSet<u32>,
+    /// The hypervisor's pid.
+    pub(super) pid: i32,
+}
+
+impl Inside for Agent<'_> {
+    fn ask(&mut self, question: &Question) -> io::Result<Answer> {
+        Ok(match question {
+            Question::Stat(path) => Answer::Stat(stat(self.guest, path)?),
+            Question::Changes => {
+                let changes = self.guest.changes()?;
+                Answer::Changes(changes.iter().map(change).collect())
+            }
+            Question::Processes => Answer::Processes(processes(self.guest)?),
+        })
+    }
+
+    fn carry(&mut self, what: &Carry, stream: OwnedFd) -> io::Result<Process> {
+        let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec().into();
+        let tree = match what {
+            Carry::Path { path, follow_link } => Tree::Path {
+                path: bytes(path),
+                follow_link: *follow_link,
+            },
+            Carry::Root => Tree::Root,
+            Carry::Layer => Tree::Layer,
+            Carry::Into {
+                directory,
+                keep_owner,
+            } => {
+                let directory = directory.as_os_str().as_bytes();
+                let task = self.guest.write_tree(directory, *keep_owner, stream)?;
+                return Ok(self.carried(task));
+            }
+        };
+        let task = self.guest.read_tree(tree, stream)?;
+        Ok(self.carried(task))
+    }
+}
+
+impl Agent<'_> {
+    fn carried(&mut self, task: isle_guest::RemoteTask) -> Process {
+        self.carrying.insert(task.id);
+        Process {
+            pid: self.pid,
+            ended: task.ended,
+            terminal: None,
+            task: task.id,
+        }
+    }
+}
+
+/// How an archive on its way has ended.
+pub(super) fn reap(guest: &mut Connection, task: u32) -> Ended {
+    match guest.reap_task(task) {
+        Ok(()) => Ended::Code(0),
+        Err(error) => Ended::Crashed(crate::backend::chain(&error)),
+    }
+}
+
+fn stat(guest: &mut Connection, path: &Path) -> io::Result<PathStat> {
+    let found = guest.stat(path.as_os_str().as_bytes())?;
+    let text = |bytes: Vec<u8>| {
+        std::ffi::OsString::from_vec(bytes)
+            .to_string_lossy()
+            .into_owned()
+    };
+    // Resolved inside, as Docker has it.
+    let above = path.parent().unwrap_or(Path::new("/"));
+    let target = found.link_target.map(|target| {
+        let target = PathBuf::from(std::ffi::OsString::from_vec(target.to_vec()));
+        lexical(&above.join(target)).to_string_lossy().into_owned()
+    });
+    Ok(PathStat {
+        name: text(found.name.to_vec()),
+        size: found.size,
+        mode: found.mode,
+        link_target: target,
+    })
+}
+
+/// A path with `.` and `..` taken out of its text.
+fn lexical(path: &Path) -> PathBuf {
+    path.components()
+        .fold(PathBuf::from("/"), |mut result, part| {
+            match part {
+                Component::Normal(name) => result.push(name),
+                Component::ParentDir => {
+                    result.pop();
+                }
+                _ => {}
+            }
+            result
+        })
+}
+
+fn change(change: &isle_guest::Change) -> Change {
+    Change {
+        kind: match change.kind {
+            isle_guest::ChangeKind::Added => ChangeKind::Added,
+            isle_guest::ChangeKind::Changed => ChangeKind::Changed,
+            isle_guest::ChangeKind::Deleted => ChangeKind::Deleted,
+        },
+        path: PathBuf::from(std::ffi::OsString::from_vec(change.path.to_vec())),
+    }
+}
+
+/// As `ps -ef` of the host shows processes; the pids are the guest's.
+fn processes(guest: &mut Connection) -> io::Result<ProcessTable> {
+    let now = Timestamp::now();
+    let rows = guest.processes()?.into_iter().map(|process| {
+        let cpu = process.cpu_ms / 1000;
+        vec![
+            process.uid.to_string(),
+            process.pid.to_string(),
+            process.parent.to_string(),
+            "0".to_owned(),
+            started(process.started, now),
+            terminal(process.terminal),
+            format!("{:02}:{:02}:{:02}", cpu / 3600, cpu / 60 % 60, cpu % 60),
+            command(&process),
+        ]
+    });
+    let titles = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"];
+    Ok(ProcessTable {
+        rows: rows.collect(),
+        titles: titles.map(str::to_owned).to_vec(),
+    })
+}
+
+/// The time of day, or the day when it was another one.
+fn started(seconds: u64, now: Timestamp) -> String {
+    let zone = TimeZone::system();
+    let at = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| Timestamp::from_second(seconds).ok());
+    let Some(at) = at else {
+        return "?".to_owned();
+    };
+    let (at, now) = (at.to_zoned(zone.clone()), now.to_zoned(zone));
+    match at.date() == now.date() {
+        true => at.strftime("%H:%M").to_string(),
+        false => at.strftime("%b%d").to_string(),
+    }
+}
+
+/// The name of a terminal by its number, see proc_pid_stat(5).
+fn terminal(number: u64) -> String {
+    // Unix98 terminals have the major numbers 136 to 143.
+    let (major, minor) = (
+        (number >> 8) & 0xfff,
+        (number & 0xff) | ((number >> 12) & 0xfff00),
+    );
+    match major {
+        136..=143 => format!("pts/{}", (major - 136) * 256 + minor),
+        _ => "?".to_owned(),
+    }
+}
+
+fn command(process: &isle_guest::Process) -> String {
+    match process.command.is_empty() {
+        true => format!("[{}]", String::from_utf8_lossy(&process.name)),
+        false => String::from_utf8_lossy(&process.command).into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_have_their_names() {
+        assert_eq!(terminal(0), "?");
+        assert_eq!(terminal(136 << 8), "pts/0");
+        assert_eq!(terminal((136 << 8) | 3), "pts/3");
+    }
+
+    #[test]
+    fn links_are_resolved_inside() {
+        assert_eq!(lexical(Path::new("/a/../../etc/./x")), Path::new("/etc/x"));
+    }
+}

@@ -1,0 +1,88 @@
+//! Folders and files of the host in the guest: a confined server for them, which ends with the machine.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use isle_cgroup::Cgroup;
+use isle_guest::Shares;
+use isle_share::{Request, Server, Share};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use crate::backend::container::view;
+use crate::backend::oci::sources;
+use crate::backend::{StartError, failed};
+use crate::config::MountSource;
+use crate::state::Instance;
+use crate::{Paths, programs};
+
+/// The machine's port that they are served over.
+const PORT: &str = "share0";
+
+/// What the guest is told: where they are served, when there are any.
+pub(super) fn announcement(instance: &Instance) -> Option<Shares> {
+    shared(instance).next().map(|_| Shares {
+        port: PORT.to_owned(),
+    })
+}
+
+/// What of an instance's mounts is the host's.
+fn shared(instance: &Instance) -> impl Iterator<Item = &crate::config::Mount> {
+    let mounts = instance.config.mounts.iter();
+    mounts.filter(|mount| !matches!(mount.source, MountSource::Tmpfs { .. }))
+}
+
+/// Starts the server of an instance that has something of the host mounted. The machine's sockets must be there. The
+/// layers of the image, topmost first, are what new volumes are filled from.
+///
+/// # Errors
+/// When something that is to be mounted is not there.
+pub(super) fn serve(
+    instance: &Instance,
+    paths: &Paths,
+    layers: &[PathBuf],
+    cgroup: &Cgroup,
+) -> Result<Option<Server>, StartError> {
+    if shared(instance).next().is_none() {
+        return Ok(None);
+    }
+    let fills = |mount: &crate::config::Mount| {
+        matches!(mount.source, MountSource::Volume { no_copy: false, .. })
+    };
+    let image = match shared(instance).any(fills) {
+        true => Some(view(layers.to_vec()).map_err(failed("cannot mount the image"))?),
+        false => None,
+    };
+    let found = sources::prepare(instance, paths, image.as_ref().map(AsFd::as_fd))?;
+    let mut shares = Vec::new();
+    for (mount, source) in instance.config.mounts.iter().zip(found) {
+        let Some(source) = source else { continue };
+        let what = format!("cannot mount {}", source.display());
+        let source = openat(CWD, &source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| failed(&what)(std::io::Error::from(errno)))?;
+        shares.push(Share {
+            source,
+            is_read_only: mount.read_only,
+        });
+    }
+    let directory = paths.instance_run(&instance.id);
+    let connection = isle_qemu::Vm::connect_port(&directory, PORT)
+        .map_err(failed("cannot reach the machine's port for folders"))?;
+    let program = programs::find(isle_share::PROGRAM).ok_or_else(|| StartError {
+        message: format!(
+            "cannot find the program {}: put it beside isle-shim",
+            isle_share::PROGRAM
+        ),
+        exit_code: 125,
+    })?;
+    let server = isle_share::spawn(&Request {
+        program: &program,
+        shares: &shares,
+        connection: OwnedFd::from(connection).as_fd(),
+        messages: None,
+        cgroup: Some(cgroup),
+        place: &directory,
+    });
+    server
+        .map(Some)
+        .map_err(failed("cannot serve the folders of the host"))
+}
