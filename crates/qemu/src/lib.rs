@@ -4,6 +4,7 @@
 //! - [`Store::ensure`] boots a machine once and keeps its memory and state: a [`Template`].
 //! - [`Starting`] is a copy of a template (or a machine that boots) whose QEMU is on its way: what is
 //!   written to its first port now is there when the guest runs. [`Starting::finish`] makes it a [`Vm`].
+//! - [`Pool`] keeps copies that are loaded and stopped, to be taken in a few milliseconds.
 //! - [`Monitor`] is the protocol behind the verbs of a [`Vm`], and what QEMU tells by itself.
 //!
 //! ```no_run
@@ -44,6 +45,7 @@ mod file_identity;
 mod machine;
 pub mod memory;
 mod monitor;
+pub mod pool;
 mod process;
 mod program;
 mod sockets;
@@ -57,6 +59,7 @@ pub use machine::{
 };
 pub use memory::MemoryError;
 pub use monitor::{Event, Monitor, MonitorError, Sent};
+pub use pool::{Pool, PoolError, PoolSummary};
 pub use process::{Ended, ProcessError};
 pub use program::{Program, ProgramError, Version};
 pub use start::{Launch, StartError, Starting};

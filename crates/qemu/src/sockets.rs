@@ -67,4 +67,19 @@ impl Sockets {
         let client = self.connect(name).map_err(prepare(what))?;
         Ok((listening, client))
     }
+
+    /// Gives all of them to another folder of the same file system. What is connected stays connected.
+    pub(crate) fn move_to(&self, other: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            if let Some(name) = path.file_name()
+                && path
+                    .extension()
+                    .is_some_and(|extension| extension == "sock")
+            {
+                fs::rename(&path, other.join(name))?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -15,12 +15,12 @@ use crate::arguments::{self, INITRAMFS, KERNEL, Role, Wiring};
 use crate::confinement::{FIRST_DESCRIPTOR, Identity};
 use crate::machine::{Accelerator, DiskSlot, Machine, MachineError};
 use crate::memory::{self, MemoryError};
-use crate::monitor::{Event, Monitor, MonitorError};
+use crate::monitor::{Event, Monitor, MonitorError, Sent};
 use crate::process::{self, Ended, Guard, ProcessError, Request};
 use crate::program::Program;
 use crate::sockets::{Sockets, port_socket};
 use crate::template::Template;
-use crate::vm::Vm;
+use crate::vm::{Vm, assign};
 
 /// What a machine is started with, beside what it is.
 #[derive(Debug)]
@@ -90,6 +90,10 @@ pub struct Starting {
     memory: Option<(OwnedFd, File)>,
     /// The number of the descriptor with the state to load.
     state: Option<RawFd>,
+    /// What was asked for and not answered yet.
+    asked: Vec<Sent>,
+    /// It came out of a pool: it is complete, and stands still.
+    is_pooled: bool,
     is_paused: bool,
     patience: Duration,
 }
@@ -248,7 +252,46 @@ impl Starting {
             agent,
             memory: listener.zip(origin.memory),
             state,
+            asked: Vec::new(),
+            is_pooled: false,
             is_paused: origin.is_paused,
+            patience: launch.patience,
+        })
+    }
+
+    /// A machine out of a pool, whose sockets are in the launch's folder already.
+    pub(crate) fn adopted(
+        guard: Guard,
+        machine: &Machine,
+        launch: &Launch<'_>,
+    ) -> Result<Starting, StartError> {
+        check_disks(machine, &launch.disks)?;
+        let sockets = Sockets::open(launch.run_directory)?;
+        let connect = |name: &str| {
+            let what = format!("connect to {}", launch.run_directory.join(name).display());
+            sockets.connect(name).map_err(prepare(what))
+        };
+        let mut monitor =
+            Monitor::new(connect("monitor.sock")?).map_err(prepare("use QEMU's monitor"))?;
+        let agent = match machine.devices.ports.first() {
+            Some(name) => Some(connect(&port_socket(name))?),
+            None => None,
+        };
+        let mut asked = vec![monitor.negotiate().map_err(StartError::Monitor)?];
+        let disks = machine.devices.disks.iter().zip(&launch.disks);
+        for (index, (slot, disk)) in disks.enumerate() {
+            let sent = assign(&mut monitor, index, *slot, disk.as_fd());
+            asked.extend(sent.map_err(StartError::Monitor)?);
+        }
+        Ok(Starting {
+            guard,
+            monitor,
+            agent,
+            memory: None,
+            state: None,
+            asked,
+            is_pooled: true,
+            is_paused: false,
             patience: launch.patience,
         })
     }
@@ -298,6 +341,13 @@ impl Starting {
         }
         let monitor = &mut self.monitor;
         let io = StartError::Monitor;
+        for sent in std::mem::take(&mut self.asked) {
+            monitor.answer(&sent, deadline).map_err(io)?;
+        }
+        if self.is_pooled {
+            let went_on = monitor.execute("cont", Value::Null, deadline);
+            return went_on.map(drop).map_err(io);
+        }
         let Some(state) = self.state else {
             // The answer says that the machine is complete.
             let status = monitor.execute("query-status", Value::Null, deadline);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::machine::DiskSlot;
-use crate::monitor::{Monitor, MonitorError};
+use crate::monitor::{Monitor, MonitorError, Sent};
 use crate::process::{Ended, Process};
 use crate::sockets::{Sockets, port_socket};
 
@@ -248,11 +248,14 @@ impl Vm {
         file: BorrowedFd<'_>,
     ) -> Result<(), VmError> {
         let what = "attach a disk";
-        let node = format!("file{index}");
-        self.add_node(what, &node, ASSIGNED + index as u64, slot, file)?;
-        let path = format!("/machine/peripheral/vd{index}");
-        let arguments = json!({"path": path, "property": "drive", "value": node});
-        self.execute(what, "qom-set", arguments).map(drop)
+        let deadline = Instant::now() + self.patience;
+        let sent = assign(&mut self.monitor, index, slot, file).map_err(by_monitor(what))?;
+        for sent in sent {
+            self.monitor
+                .answer(&sent, deadline)
+                .map_err(by_monitor(what))?;
+        }
+        Ok(())
     }
 
     /// Tells the guest that a disk of a slot has this size now; the file is made longer when it has to
@@ -351,17 +354,7 @@ impl Vm {
         self.monitor
             .answer(&sent, deadline)
             .map_err(by_monitor(what))?;
-        let arguments = json!({
-            "driver": "raw",
-            "node-name": node,
-            "read-only": slot == DiskSlot::ReadOnly,
-            "discard": "unmap",
-            "file": {
-                "driver": "file",
-                "filename": format!("/dev/fdset/{set}"),
-                "discard": "unmap",
-            },
-        });
+        let arguments = raw_node(node, set, slot);
         let added = self.execute(what, "blockdev-add", arguments);
         if added.is_err() {
             // The first error is the one to tell.
@@ -398,8 +391,41 @@ impl Vm {
     }
 }
 
+/// A block node from a set of descriptors.
+fn raw_node(node: &str, set: u64, slot: DiskSlot) -> Value {
+    json!({
+        "driver": "raw",
+        "node-name": node,
+        "read-only": slot == DiskSlot::ReadOnly,
+        "discard": "unmap",
+        "file": {
+            "driver": "file",
+            "filename": format!("/dev/fdset/{set}"),
+            "discard": "unmap",
+        },
+    })
+}
+
+/// Gives a disk slot its file, without waiting for the answers.
+pub(crate) fn assign(
+    monitor: &mut Monitor,
+    index: usize,
+    slot: DiskSlot,
+    file: BorrowedFd<'_>,
+) -> Result<[Sent; 3], MonitorError> {
+    let node = format!("file{index}");
+    let set = ASSIGNED + index as u64;
+    let path = format!("/machine/peripheral/vd{index}");
+    let drive = json!({"path": path, "property": "drive", "value": node});
+    Ok([
+        monitor.send("add-fd", json!({"fdset-id": set}), &[file])?,
+        monitor.send("blockdev-add", raw_node(&node, set, slot), &[])?,
+        monitor.send("qom-set", drive, &[])?,
+    ])
+}
+
 /// PSS and private bytes of a process, see proc_pid_smaps(5).
-fn host_memory(pid: i32) -> io::Result<(u64, u64)> {
+pub(crate) fn host_memory(pid: i32) -> io::Result<(u64, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let kib = |key: &str| -> u64 {
         text.lines()

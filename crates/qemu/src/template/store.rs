@@ -152,6 +152,12 @@ impl Store {
         Ok(file)
     }
 
+    /// Whether there is a template of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        is_name(name) && self.directory.join(name).join(RECORD).exists()
+    }
+
     /// All templates, oldest first.
     ///
     /// # Errors
