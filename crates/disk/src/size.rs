@@ -12,13 +12,12 @@ pub const MAXIMUM: ByteSize = ByteSize(16 << 40);
 
 /// Disks have a size that is a multiple of this.
 const STEP: u64 = 1 << 20;
-/// The largest default: each terabyte of a disk costs time at each mount.
-const LARGEST_DEFAULT: u64 = 1 << 40;
+/// The largest default: a mount reads something for each 128 MiB of a disk, and there is one at every start.
+const LARGEST_DEFAULT: u64 = 64 << 30;
 const SMALLEST_DEFAULT: u64 = 8 << 30;
 
 /// How large a disk is when nobody says: as large as the host's own file system below `root`, rounded up to
-/// a power of two, between 8 GiB and 1 TiB. So nothing runs full inside that would not run full as a
-/// container on the same host; what is not written takes no room.
+/// a power of two, between 8 and 64 GiB. What is not written takes no room.
 ///
 /// # Errors
 /// When the file system cannot be asked.
@@ -48,14 +47,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_is_no_smaller_than_the_host_up_to_a_terabyte() {
+    fn the_default_is_as_large_as_the_host_up_to_where_it_costs() {
         for (host, expected) in [
             (0, 8 << 30),
             (20 << 30, 32 << 30),
-            (256 << 30, 256 << 30),
-            (257 << 30, 512 << 30),
-            (5 << 40, 1 << 40),
-            (u64::MAX, 1 << 40),
+            (32 << 30, 32 << 30),
+            (33 << 30, 64 << 30),
+            (5 << 40, 64 << 30),
+            (u64::MAX, 64 << 30),
         ] {
             assert_eq!(default_for(host), ByteSize(expected));
         }

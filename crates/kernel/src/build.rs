@@ -37,9 +37,8 @@ const TOOLS: [(&str, &str); 9] = [
     ("gelf.h", "libelf-dev"),
 ];
 
-/// An emulated or virtual machine without ACPI ends by a triple fault, and QEMU with it. Scanning virtio-scsi for
-/// disks at boot asks 256 targets in turn; those that are added later are found by themselves.
-const COMMAND_LINE: &str = "quiet panic=-1 reboot=t random.trust_cpu=on scsi_mod.scan=manual";
+/// An emulated or virtual machine without ACPI ends by a triple fault, and QEMU with it.
+const COMMAND_LINE: &str = "quiet panic=-1 reboot=t random.trust_cpu=on";
 
 /// Features and what they are in the configuration.
 const FEATURES: [(&str, &str); 10] = [

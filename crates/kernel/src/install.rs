@@ -24,7 +24,7 @@ const PACKAGE: &str = match std::env::consts::ARCH.as_bytes() {
 const PREFIX: &str = "linux-image-";
 
 /// A distribution's kernel finds its devices by ACPI: it knows no devices of the command line.
-const COMMAND_LINE: &str = "quiet panic=-1 reboot=t random.trust_cpu=on scsi_mod.scan=manual";
+const COMMAND_LINE: &str = "quiet panic=-1 reboot=t random.trust_cpu=on";
 
 /// What to install.
 #[derive(Clone, Debug, Default)]

@@ -64,6 +64,8 @@ impl Staging {
         let failed = |source| KernelError::io("make", place)(source);
         for entry in fs::read_dir(&self.path).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
+            // QEMU reads them, as a user of its own.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(failed)?;
             File::open(&path)
                 .and_then(|file| file.sync_all())
                 .map_err(KernelError::io("sync", &path))?;
