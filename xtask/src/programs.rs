@@ -9,7 +9,14 @@ use anyhow::{Context, Result};
 use crate::{command, place};
 
 /// The programs of `bin/`.
-pub const NAMES: [&str; 5] = ["isle", "isle-shim", "isle-init", "isle-oci", "isle-guest"];
+pub const NAMES: [&str; 6] = [
+    "isle",
+    "isle-shim",
+    "isle-init",
+    "isle-oci",
+    "isle-guest",
+    "isle-share",
+];
 
 /// How they are compiled.
 #[derive(Clone, Copy, PartialEq, Eq)]

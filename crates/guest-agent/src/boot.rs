@@ -92,7 +92,7 @@ fn boot() -> io::Result<Agent> {
     let cgroup = control_group::make().map_err(failed("cannot make the control group"))?;
     protect_from_kills();
     network::loopback_up().map_err(failed("cannot bring the loopback interface up"))?;
-    let port = port()?;
+    let port = port(PORT, OFlags::NONBLOCK)?;
     last_words::set_port(port.try_clone()?);
     let place = Place {
         run: PathBuf::from(RUN),
@@ -159,8 +159,8 @@ fn protect_from_kills() {
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
 }
 
-/// Opens the port. Nothing makes links by name here; the kernel tells the names in /sys.
-fn port() -> io::Result<OwnedFd> {
+/// Opens a port by its name. Nothing makes links by name here; the kernel tells the names in /sys.
+pub(crate) fn port(wanted: &str, flags: OFlags) -> io::Result<OwnedFd> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         for entry in fs::read_dir("/sys/class/virtio-ports")
@@ -169,16 +169,16 @@ fn port() -> io::Result<OwnedFd> {
             .flatten()
         {
             let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
-            if name.trim() != PORT {
+            if name.trim() != wanted {
                 continue;
             }
             let device = Path::new("/dev").join(entry.file_name());
-            let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let flags = OFlags::RDWR | OFlags::CLOEXEC | flags;
             return openat(CWD, &device, flags, Mode::empty())
                 .map_err(failed(format!("cannot open {}", device.display())));
         }
         if Instant::now() >= deadline {
-            let message = format!("there is no virtio-serial port with the name {PORT}");
+            let message = format!("there is no virtio-serial port with the name {wanted}");
             return Err(io::Error::new(io::ErrorKind::NotFound, message));
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -7,7 +7,7 @@
 //!                                                            └  pipes and terminals         (tasks)
 //! ```
 //!
-//! One thread, no asynchronous runtime, no log. In a template the agent has done everything that is the same for
+//! One thread (two more for folders of the host, [`shares`]), no asynchronous runtime, no log. In a template the agent has done everything that is the same for
 //! all instances and waits in epoll_wait(2); a clone wakes up there, and what it hears first makes it an instance
 //! ([`prepare`]). Every instruction that it executes from there to the execve(2) of the workload may be one that
 //! was never executed in this virtual machine, and without hardware virtualization has to be translated first: so
@@ -33,6 +33,7 @@ mod lists;
 mod network;
 mod port;
 mod prepare;
+mod shares;
 mod shutdown;
 mod stats;
 mod streams;
@@ -41,3 +42,4 @@ mod workload;
 
 pub use agent::{Agent, Place};
 pub use boot::main;
+pub use shares::mount as mount_shares;

@@ -18,7 +18,7 @@ use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::agent::Place;
 use crate::failure::{failed, not_running};
-use crate::network;
+use crate::{boot, network, shares};
 
 /// How long a disk may take to appear, or to hold what it will hold.
 const DISK_PATIENCE: Duration = Duration::from_secs(5);
@@ -68,10 +68,11 @@ pub(crate) fn prepare(place: &Place, asked: &Prepare) -> Result<Files, Failure> 
         )))?;
     }
     write_files(place, &asked.files)?;
-    if asked.shares.is_some() {
-        return Err(failed("cannot mount folders of the host")(
-            "this agent has no way to",
-        ));
+    if let Some(shares) = &asked.shares {
+        let at = place.run.join("shares");
+        boot::port(&shares.port, OFlags::empty())
+            .and_then(|port| shares::mount(port, &at))
+            .map_err(failed("cannot mount folders of the host"))?;
     }
     root(place, &asked.root)
 }

@@ -26,7 +26,7 @@ pub(crate) fn shut_down(agent: &mut Agent) -> ! {
         }
     }
     agent.files = crate::prepare::Files::default();
-    for folder in ["root", "disk", "image"] {
+    for folder in ["shares", "root", "disk", "image"] {
         let path = agent.place.run.join(folder);
         if unmount(&path, UnmountFlags::NOFOLLOW).is_err() {
             // Somebody still holds it, or it was never mounted: at least nothing more is written.

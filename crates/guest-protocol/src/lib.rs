@@ -69,6 +69,8 @@ pub const VERSION: u16 = 1;
 pub const PORT: &str = "isle";
 /// Where the guest mounts folders and files of the host.
 pub const SHARES: &str = "/run/isle/shares";
+/// The longest request for a file of the host and the longest reply: 256 KiB of data, and what else belongs to it.
+pub const MAX_SHARE_MESSAGE: usize = (256 << 10) + 4096;
 /// The task of the instance's own process.
 pub const WORKLOAD: u32 = 1;
 /// Bytes of a stream that may be on their way without having been acknowledged.

@@ -1,11 +1,13 @@
 //! Typed Linux system calls that rustix does not have. The only crate with `unsafe`.
 //!
 //! - [`bpf`]: programs that decide about devices in a version 2 control group (bpf(2)).
+//! - [`credentials`]: whose files a thread makes (setfsuid(2)).
 //! - [`features`]: what the kernel can do, asked in ways that change nothing.
 //! - [`filesystem`]: blocks that no file has.
 //! - [`kvm`]: whether a guest can run.
 //! - [`launch`]: a new process that carries out a prepared list of steps in namespaces of its own
 //!   and then executes a program (clone3(2), and all that may happen before execve(2)).
+//! - [`lock`]: locks of an open file description on ranges of a file (fcntl(2)).
 //! - [`memory`]: giving memory back.
 //! - [`mount`]: mount_setattr(2), and new mounts from the caller's own namespace.
 //! - [`namespace`]: namespaces of the calling thread (unshare(2)).
@@ -21,10 +23,12 @@
 //! Calls return [`std::io::Result`] and own their descriptors, which are close-on-exec.
 
 pub mod bpf;
+pub mod credentials;
 pub mod features;
 pub mod filesystem;
 pub mod kvm;
 pub mod launch;
+pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod namespace;
