@@ -161,19 +161,8 @@ fn events_are_followed_as_they_happen(world: &World) {
 }
 
 fn templates_find_what_scripts_ask_for(world: &World) {
-    let image = world.busybox();
     world
-        .isle([
-            "run",
-            "--name",
-            "t",
-            "-l",
-            "tier=front",
-            &image,
-            "sh",
-            "-c",
-            "exit 4",
-        ])
+        .script(&["--name", "t", "-l", "tier=front"], "exit 4")
         .exits_with(4);
     for (template, expected) in [
         ("{{.State.ExitCode}}", "4"),

@@ -16,12 +16,7 @@ isle_tests::stories! {
 }
 
 fn sleeper(world: &World) {
-    let image = world.busybox();
-    world
-        .isle([
-            "run", "-d", "--name", "n", "-e", "OWN=1", "-w", "/tmp", &image, "sleep", "1000",
-        ])
-        .succeeds();
+    world.background("n", &["-e", "OWN=1", "-w", "/tmp"], &["sleep", "1000"]);
 }
 
 fn exit_codes_are_those_of_the_program(world: &World) {
@@ -130,24 +125,18 @@ fn many_at_once_do_not_mix(world: &World) {
 }
 
 fn capabilities_and_limits_are_those_of_the_instance(world: &World) {
-    let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "n",
+    world.background(
+        "n",
+        &[
             "--cap-drop",
             "ALL",
             "--cap-add",
             "CHOWN",
             "--ulimit",
             "nofile=100:200",
-            &image,
-            "sleep",
-            "1000",
-        ])
-        .succeeds();
+        ],
+        &["sleep", "1000"],
+    );
     let text = world
         .isle([
             "exec",

@@ -54,10 +54,7 @@ fn supervisor(world: &World, name: &str) -> i64 {
 }
 
 fn sleeper(world: &World, name: &str) {
-    let image = world.busybox();
-    world
-        .isle(["run", "-d", "--name", name, &image, "sleep", "1000"])
-        .succeeds();
+    world.background(name, &[], &["sleep", "1000"]);
 }
 
 fn after_kill_of_a_supervisor_the_state_tells_the_truth(world: &World) {
@@ -103,17 +100,11 @@ fn a_killed_client_does_not_end_a_detached_instance(world: &World) {
 }
 
 fn a_killed_client_of_a_foreground_instance_leaves_it_to_its_supervisor(world: &World) {
-    let image = world.busybox();
     let running = world
-        .isle([
-            "run",
-            "--name",
-            "n",
-            &image,
-            "sh",
-            "-c",
+        .script(
+            &["--name", "n"],
             "echo up; until [ -e /go ]; do sleep 0.02; done; echo more; exit 4",
-        ])
+        )
         .spawn();
     running.wait_for_output("up");
     running.signal(Signal::KILL);

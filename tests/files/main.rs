@@ -25,36 +25,17 @@ isle_tests::stories! {
 }
 
 fn writes_go_to_the_instance_and_not_to_the_image(world: &World) {
-    let image = world.busybox();
     world
-        .isle([
-            "run",
-            "--name",
-            "n",
-            &image,
-            "sh",
-            "-c",
-            "echo mine > /etc/passwd; rm /etc/group",
-        ])
+        .script(&["--name", "n"], "echo mine > /etc/passwd; rm /etc/group")
         .exits_with(0);
     world
-        .isle([
-            "run",
-            "--rm",
-            &image,
-            "sh",
-            "-c",
-            "grep -q root /etc/passwd && test -e /etc/group",
-        ])
+        .script(&["--rm"], "grep -q root /etc/passwd && test -e /etc/group")
         .exits_with(0);
     assert_eq!(world.isle(["start", "-a", "n"]).run().code(), 1);
 }
 
 fn a_read_only_root_cannot_be_written_but_volumes_can(world: &World) {
-    let image = world.busybox();
-    let outcome = world
-        .isle(["run", "--rm", "--read-only", "--tmpfs", "/t", "-v", "vol:/v", &image, "sh", "-c",
-            "touch /x; echo $?; touch /etc/passwd; echo $?; touch /t/x /v/x; echo $?; touch /dev/shm/x; echo $?"])
+    let outcome = world.script(&["--rm", "--read-only", "--tmpfs", "/t", "-v", "vol:/v"], "touch /x; echo $?; touch /etc/passwd; echo $?; touch /t/x /v/x; echo $?; touch /dev/shm/x; echo $?")
         .exits_with(0);
     assert_eq!(outcome.stdout(), "1\n1\n0\n0\n");
     outcome.complains("Read-only file system");
@@ -67,16 +48,7 @@ fn a_bind_shows_the_hosts_files_and_writes_through(world: &World) {
     let folder = folder.to_string_lossy();
     let bind = format!("{folder}:/s");
     let text = world
-        .isle([
-            "run",
-            "--rm",
-            "-v",
-            &bind,
-            &image,
-            "sh",
-            "-c",
-            "cat /s/in; echo inside > /s/out",
-        ])
+        .script(&["--rm", "-v", &bind], "cat /s/in; echo inside > /s/out")
         .succeeds();
     assert_eq!(text, "from the host");
     assert_eq!(
@@ -123,16 +95,7 @@ fn a_named_volume_outlives_its_instances_and_is_filled_from_the_image(world: &Wo
         .succeeds();
     assert!(listing.contains("passwd"), "{listing}");
     world
-        .isle([
-            "run",
-            "--rm",
-            "-v",
-            "data:/d",
-            &image,
-            "sh",
-            "-c",
-            "echo kept > /d/file",
-        ])
+        .script(&["--rm", "-v", "data:/d"], "echo kept > /d/file")
         .exits_with(0);
     assert_eq!(
         world
@@ -181,20 +144,11 @@ fn anonymous_volumes_of_the_image_go_with_the_instance(world: &World) {
 
 fn a_volume_can_be_shared_and_is_not_removed_while_in_use(world: &World) {
     let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "writer",
-            "-v",
-            "shared:/s",
-            &image,
-            "sh",
-            "-c",
-            "echo hi > /s/f; sleep 1000",
-        ])
-        .succeeds();
+    world.background(
+        "writer",
+        &["-v", "shared:/s"],
+        &["sh", "-c", "echo hi > /s/f; sleep 1000"],
+    );
     isle_tests::wait_for("the other sees it", || {
         world
             .isle(["run", "--rm", "-v", "shared:/s:ro", &image, "cat", "/s/f"])
@@ -226,16 +180,7 @@ fn volumes_from_mounts_what_another_one_mounts(world: &World) {
         .succeeds();
     let cat = "cat /bound/file /named/file /anonymous/file; ls -d /memory; echo x > /named/new";
     let outcome = world
-        .isle([
-            "run",
-            "--rm",
-            "--volumes-from",
-            "source:ro",
-            &image,
-            "sh",
-            "-c",
-            cat,
-        ])
+        .script(&["--rm", "--volumes-from", "source:ro"], cat)
         .exits_with(1);
     assert_eq!(
         outcome.stdout(),
@@ -297,10 +242,7 @@ fn a_tmpfs_is_empty_and_gone_afterwards(world: &World) {
 }
 
 fn cp_in_and_out_of_running_and_stopped_instances(world: &World) {
-    let image = world.busybox();
-    world
-        .isle(["run", "-d", "--name", "n", &image, "sleep", "1000"])
-        .succeeds();
+    world.background("n", &[], &["sleep", "1000"]);
     let source = world.file("source/a", "content");
     let folder = world.files();
     let folder = folder.to_string_lossy();
@@ -353,23 +295,17 @@ fn cp_in_and_out_of_running_and_stopped_instances(world: &World) {
 }
 
 fn cp_follows_no_link_out_of_the_root(world: &World) {
-    let image = world.busybox();
     let canary = world.file("canary/file", "untouched");
     let outside = world.files().join("canary");
     world
-        .isle([
-            "run",
-            "--name",
-            "n",
-            &image,
-            "sh",
-            "-c",
+        .script(
+            &["--name", "n"],
             &format!(
                 "ln -s {} /out; ln -s /../../../../../../{} /up",
                 outside.display(),
                 outside.display()
             ),
-        ])
+        )
         .exits_with(0);
     let evil = world.file("evil", "evil");
     for link in ["out", "up"] {
@@ -389,20 +325,14 @@ fn cp_follows_no_link_out_of_the_root(world: &World) {
 }
 
 fn a_bind_onto_a_link_stays_in_the_root(world: &World) {
-    let image = world.busybox();
     let target = world.files().join("host-target");
     fs::create_dir(&target).expect("own folder");
     symlink("/nowhere", world.files().join("link")).expect("own folder");
     world
-        .isle([
-            "run",
-            "--name",
-            "n",
-            &image,
-            "sh",
-            "-c",
+        .script(
+            &["--name", "n"],
             &format!("ln -s {} /trap", target.display()),
-        ])
+        )
         .exits_with(0);
     world.isle(["commit", "n", "trapped"]).succeeds();
     let bind = format!(
@@ -417,17 +347,11 @@ fn a_bind_onto_a_link_stays_in_the_root(world: &World) {
 }
 
 fn diff_shows_what_changed(world: &World) {
-    let image = world.busybox();
     world
-        .isle([
-            "run",
-            "--name",
-            "n",
-            &image,
-            "sh",
-            "-c",
+        .script(
+            &["--name", "n"],
             "echo x > /new; echo y >> /etc/passwd; rm /etc/group",
-        ])
+        )
         .exits_with(0);
     let text = world.isle(["diff", "n"]).succeeds();
     for line in ["A /new", "C /etc", "C /etc/passwd", "D /etc/group"] {
@@ -439,17 +363,11 @@ fn diff_shows_what_changed(world: &World) {
 }
 
 fn export_and_commit_keep_what_was_written(world: &World) {
-    let image = world.busybox();
     world
-        .isle([
-            "run",
-            "--name",
-            "n",
-            &image,
-            "sh",
-            "-c",
+        .script(
+            &["--name", "n"],
             "echo kept > /new; rm /etc/group; chown 7:8 /new; chmod 4711 /new",
-        ])
+        )
         .exits_with(0);
     world
         .isle([

@@ -149,6 +149,26 @@ impl World {
         Invocation::new(command)
     }
 
+    /// Starts an instance of busybox in the background.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn background(&self, name: &str, flags: &[&str], command: &[&str]) {
+        self.isle(["run", "-d", "--name", name])
+            .arguments(flags)
+            .arguments([&self.busybox()])
+            .arguments(command)
+            .succeeds();
+    }
+
+    /// `run` of a shell script in busybox, in the foreground unless the flags say otherwise.
+    #[must_use]
+    pub fn script(&self, flags: &[&str], script: &str) -> Invocation {
+        self.isle(["run"])
+            .arguments(flags)
+            .arguments([self.busybox().as_str(), "sh", "-c", script])
+    }
+
     /// The program and its global options.
     fn command(&self) -> Command {
         let mut command = match &self.program {

@@ -22,24 +22,18 @@ fn health(world: &World, name: &str) -> String {
 }
 
 fn it_is_starting_then_healthy_then_unhealthy(world: &World) {
-    let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "n",
+    world.background(
+        "n",
+        &[
             "--health-cmd",
             "echo looked; test -e /good",
             "--health-interval",
             "100ms",
             "--health-retries",
             "2",
-            &image,
-            "sleep",
-            "1000",
-        ])
-        .succeeds();
+        ],
+        &["sleep", "1000"],
+    );
     assert_eq!(health(world, "n"), "starting");
     world.isle(["exec", "n", "touch", "/good"]).succeeds();
     wait_for("healthy", || health(world, "n") == "healthy");
@@ -93,13 +87,9 @@ fn the_images_check_is_used_and_can_be_switched_off(world: &World) {
 }
 
 fn a_check_that_takes_too_long_has_failed(world: &World) {
-    let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "n",
+    world.background(
+        "n",
+        &[
             "--health-cmd",
             "sleep 1000",
             "--health-interval",
@@ -108,11 +98,9 @@ fn a_check_that_takes_too_long_has_failed(world: &World) {
             "200ms",
             "--health-retries",
             "1",
-            &image,
-            "sleep",
-            "1000",
-        ])
-        .succeeds();
+        ],
+        &["sleep", "1000"],
+    );
     wait_for("unhealthy", || health(world, "n") == "unhealthy");
     // The check's process was not left behind, but for one that may run just now.
     let processes = world.isle(["top", "n"]).succeeds();
@@ -120,13 +108,9 @@ fn a_check_that_takes_too_long_has_failed(world: &World) {
 }
 
 fn an_unhealthy_instance_can_be_restarted(world: &World) {
-    let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "n",
+    world.background(
+        "n",
+        &[
             "--health-cmd",
             "test -e /proc/1/cwd/good",
             "--health-interval",
@@ -137,25 +121,18 @@ fn an_unhealthy_instance_can_be_restarted(world: &World) {
             "restart",
             "--stop-timeout",
             "0",
-            &image,
-            "sh",
-            "-c",
-            "echo begun; sleep 1000",
-        ])
-        .succeeds();
+        ],
+        &["sh", "-c", "echo begun; sleep 1000"],
+    );
     wait_for("it was started again", || {
         world.isle(["logs", "n"]).succeeds().lines().count() >= 2
     });
 }
 
 fn failures_of_the_start_period_do_not_count(world: &World) {
-    let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "n",
+    world.background(
+        "n",
+        &[
             "--health-cmd",
             "echo x >> /checks; false",
             "--health-interval",
@@ -166,11 +143,9 @@ fn failures_of_the_start_period_do_not_count(world: &World) {
             "50ms",
             "--health-retries",
             "1",
-            &image,
-            "sleep",
-            "1000",
-        ])
-        .succeeds();
+        ],
+        &["sleep", "1000"],
+    );
     wait_for("several checks were made", || {
         world
             .isle(["exec", "n", "cat", "/checks"])

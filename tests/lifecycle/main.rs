@@ -40,19 +40,15 @@ fn sleeper(world: &World, name: &str) -> String {
 
 /// Ends at once on SIGTERM.
 fn obedient(world: &World, name: &str) {
-    let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            name,
-            &image,
+    world.background(
+        name,
+        &[],
+        &[
             "sh",
             "-c",
             "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done",
-        ])
-        .succeeds();
+        ],
+    );
     world.wait_for_log(name, "up");
 }
 
@@ -96,23 +92,15 @@ fn stop_asks_first_and_kills_later(world: &World) {
 }
 
 fn the_stop_signal_and_time_out_can_be_chosen(world: &World) {
-    let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "n",
-            "--stop-signal",
-            "SIGUSR1",
-            "--stop-timeout",
-            "20",
-            &image,
+    world.background(
+        "n",
+        &["--stop-signal", "SIGUSR1", "--stop-timeout", "20"],
+        &[
             "sh",
             "-c",
             "trap 'exit 33' USR1; echo up; while :; do sleep 0.05; done",
-        ])
-        .succeeds();
+        ],
+    );
     world.wait_for_log("n", "up");
     world.isle(["stop", "n"]).succeeds();
     assert_eq!(world.isle(["wait", "n"]).succeeds(), "33");
@@ -150,19 +138,15 @@ fn kill_of_a_stopped_instance_is_refused(world: &World) {
 }
 
 fn a_paused_instance_does_nothing_until_it_is_resumed(world: &World) {
-    let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "n",
-            &image,
+    world.background(
+        "n",
+        &[],
+        &[
             "sh",
             "-c",
             "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done",
-        ])
-        .succeeds();
+        ],
+    );
     world.wait_for_log("n", "2");
     world.isle(["pause", "n"]).succeeds();
     assert_eq!(world.status("n"), "paused");
@@ -234,41 +218,17 @@ fn rename_moves_the_name(world: &World) {
 }
 
 fn wait_prints_the_exit_code_of_each(world: &World) {
-    let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "a",
-            &image,
-            "sh",
-            "-c",
-            "sleep 0.3; exit 3",
-        ])
-        .succeeds();
-    world
-        .isle(["run", "-d", "--name", "b", &image, "true"])
-        .succeeds();
+    world.background("a", &[], &["sh", "-c", "sleep 0.3; exit 3"]);
+    world.background("b", &[], &["true"]);
     assert_eq!(world.isle(["wait", "a", "b"]).succeeds(), "3\n0");
 }
 
 fn restart_always_starts_again_until_stopped(world: &World) {
-    let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "n",
-            "--restart",
-            "always",
-            &image,
-            "sh",
-            "-c",
-            "echo once; sleep 0.05",
-        ])
-        .succeeds();
+    world.background(
+        "n",
+        &["--restart", "always"],
+        &["sh", "-c", "echo once; sleep 0.05"],
+    );
     wait_for("it ran three times", || {
         world.isle(["logs", "n"]).succeeds().lines().count() >= 3
     });
@@ -281,38 +241,17 @@ fn restart_always_starts_again_until_stopped(world: &World) {
 }
 
 fn restart_on_failure_gives_up_after_so_many(world: &World) {
-    let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "n",
-            "--restart",
-            "on-failure:2",
-            &image,
-            "sh",
-            "-c",
-            "echo try; exit 5",
-        ])
-        .succeeds();
+    world.background(
+        "n",
+        &["--restart", "on-failure:2"],
+        &["sh", "-c", "echo try; exit 5"],
+    );
     wait_for("it has given up", || {
         world.status("n") == "exited" && world.isle(["logs", "n"]).succeeds().lines().count() == 3
     });
     assert_eq!(world.inspect("n")["RestartCount"], 2);
     assert_eq!(world.isle(["wait", "n"]).succeeds(), "5");
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "ok",
-            "--restart",
-            "on-failure",
-            &image,
-            "true",
-        ])
-        .succeeds();
+    world.background("ok", &["--restart", "on-failure"], &["true"]);
     world.wait_for_status("ok", "exited");
     assert_eq!(world.inspect("ok")["RestartCount"], 0);
 }
@@ -327,10 +266,7 @@ fn restart_is_refused_together_with_rm(world: &World) {
 
 fn ps_shows_what_docker_shows(world: &World) {
     sleeper(world, "up");
-    let image = world.busybox();
-    world
-        .isle(["run", "--name", "down", &image, "sh", "-c", "exit 3"])
-        .exits_with(3);
+    world.script(&["--name", "down"], "exit 3").exits_with(3);
     let running = world.isle(["ps"]).succeeds();
     let header = running.lines().next().unwrap_or_default();
     for column in [
@@ -394,10 +330,7 @@ fn ps_formats_and_filters(world: &World) {
 }
 
 fn events_tell_what_happened(world: &World) {
-    let image = world.busybox();
-    world
-        .isle(["run", "--name", "n", &image, "sh", "-c", "exit 2"])
-        .exits_with(2);
+    world.script(&["--name", "n"], "exit 2").exits_with(2);
     world.isle(["rm", "n"]).succeeds();
     let text = world
         .isle([

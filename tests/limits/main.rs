@@ -75,30 +75,22 @@ fn lack_of_memory_is_told_when_it_happens(world: &World) {
 }
 
 fn the_memory_limit_is_the_kernels(world: &World) {
-    let image = world.busybox();
-    let limit = world
-        .isle(["run", "--rm", "-m", "64m", &image, "sh", "-c",
-            "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max"])
+    let limit = world.script(&["--rm", "-m", "64m"], "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max")
         .succeeds();
     assert_eq!(limit, (64 << 20).to_string());
 }
 
 fn a_fork_bomb_stays_inside(world: &World) {
     let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "bomb",
-            "--pids-limit",
-            "40",
-            &image,
+    world.background(
+        "bomb",
+        &["--pids-limit", "40"],
+        &[
             "sh",
             "-c",
             "for i in $(seq 1 200); do sleep 1000 & done; echo full; sleep 1000",
-        ])
-        .succeeds();
+        ],
+    );
     wait_for("the limit is reached", || {
         let outcome = world.isle(["logs", "bomb"]).run();
         (outcome.stderr() + &outcome.stdout()).contains("fork")
@@ -109,29 +101,17 @@ fn a_fork_bomb_stays_inside(world: &World) {
 }
 
 fn cpu_limits_are_the_kernels(world: &World) {
-    let image = world.busybox();
-    let text = world
-        .isle(["run", "--rm", "--cpus", "0.5", "--cpu-shares", "512", &image, "sh", "-c",
-            "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.shares 2>/dev/null || cat /sys/fs/cgroup/cpu.max"])
+    let text = world.script(&["--rm", "--cpus", "0.5", "--cpu-shares", "512"], "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.shares 2>/dev/null || cat /sys/fs/cgroup/cpu.max")
         .succeeds();
     assert!(text == "50000\n512" || text == "50000 100000", "{text}");
 }
 
 fn resource_limits_are_as_asked(world: &World) {
-    let image = world.busybox();
     let text = world
-        .isle([
-            "run",
-            "--rm",
-            "--ulimit",
-            "nofile=64:128",
-            "--ulimit",
-            "core=0",
-            &image,
-            "sh",
-            "-c",
+        .script(
+            &["--rm", "--ulimit", "nofile=64:128", "--ulimit", "core=0"],
             "ulimit -n; ulimit -Hn; ulimit -c",
-        ])
+        )
         .succeeds();
     assert_eq!(text, "64\n128\n0");
 }
@@ -154,18 +134,11 @@ fn shared_memory_has_the_size_asked_for(world: &World) {
 }
 
 fn a_tmpfs_that_is_full_is_full_inside_only(world: &World) {
-    let image = world.busybox();
     let outcome = world
-        .isle([
-            "run",
-            "--rm",
-            "--tmpfs",
-            "/t:size=1m",
-            &image,
-            "sh",
-            "-c",
+        .script(
+            &["--rm", "--tmpfs", "/t:size=1m"],
             "head -c 2000000 /dev/zero > /t/x; echo code $?",
-        ])
+        )
         .exits_with(0);
     outcome.prints("code 1");
 }
@@ -281,12 +254,7 @@ fn a_size_that_cannot_be_enforced_is_refused(world: &World) {
 }
 
 fn stats_show_what_is_used(world: &World) {
-    let image = world.busybox();
-    world
-        .isle([
-            "run", "-d", "--name", "n", "-m", "64m", &image, "sleep", "1000",
-        ])
-        .succeeds();
+    world.background("n", &["-m", "64m"], &["sleep", "1000"]);
     let text = world.isle(["stats", "--no-stream", "n"]).succeeds();
     assert!(text.contains("CPU %") && text.contains("PIDS"), "{text}");
     assert!(text.contains("64MiB") || text.contains("67.1"), "{text}");

@@ -17,17 +17,8 @@ isle_tests::stories! {
 }
 
 fn both_streams_are_kept_apart(world: &World) {
-    let image = world.busybox();
     world
-        .isle([
-            "run",
-            "--name",
-            "n",
-            &image,
-            "sh",
-            "-c",
-            "echo out; echo err >&2; printf last",
-        ])
+        .script(&["--name", "n"], "echo out; echo err >&2; printf last")
         .exits_with(0);
     let outcome = world.isle(["logs", "n"]).exits_with(0);
     assert_eq!(outcome.stdout(), "out\nlast");
@@ -35,19 +26,15 @@ fn both_streams_are_kept_apart(world: &World) {
 }
 
 fn following_ends_with_the_instance(world: &World) {
-    let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "n",
-            &image,
+    world.background(
+        "n",
+        &[],
+        &[
             "sh",
             "-c",
             "echo first; until [ -e /go ]; do sleep 0.02; done; echo second",
-        ])
-        .succeeds();
+        ],
+    );
     let follower = world.isle(["logs", "-f", "n"]).spawn();
     follower.wait_for_output("first");
     world.isle(["exec", "n", "touch", "/go"]).succeeds();
@@ -145,17 +132,8 @@ fn a_log_is_rotated_and_bounded(world: &World) {
 }
 
 fn the_log_file_is_dockers_json_file(world: &World) {
-    let image = world.busybox();
     world
-        .isle([
-            "run",
-            "--name",
-            "n",
-            &image,
-            "sh",
-            "-c",
-            "echo out; echo 'e\"r' >&2",
-        ])
+        .script(&["--name", "n"], "echo out; echo 'e\"r' >&2")
         .exits_with(0);
     let path = world.inspect("n")["LogPath"]
         .as_str()
@@ -204,19 +182,12 @@ fn without_a_log_logs_says_so(world: &World) {
 }
 
 fn a_log_flood_does_not_stop_the_program(world: &World) {
-    let image = world.busybox();
     // 100 MB through a log of 30 MB at most.
     world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "n",
-            &image,
-            "sh",
-            "-c",
+        .script(
+            &["-d", "--name", "n"],
             "yes 0123456789012345678901234567890123456789 | head -c 100000000; echo done >&2",
-        ])
+        )
         .succeeds();
     wait_for("the program has ended", || world.status("n") == "exited");
     assert_eq!(world.isle(["wait", "n"]).succeeds(), "0");
@@ -229,17 +200,11 @@ fn a_log_flood_does_not_stop_the_program(world: &World) {
 }
 
 fn lines_of_all_lengths_come_back_whole(world: &World) {
-    let image = world.busybox();
     world
-        .isle([
-            "run",
-            "--name",
-            "n",
-            &image,
-            "sh",
-            "-c",
+        .script(
+            &["--name", "n"],
             "head -c 100000 /dev/zero | tr '\\0' x; echo; echo; echo end",
-        ])
+        )
         .exits_with(0);
     let text = world.isle(["logs", "n"]).succeeds();
     assert_eq!(text, format!("{}\n\nend", "x".repeat(100_000)));

@@ -44,12 +44,8 @@ isle_tests::stories! {
 fn the_exit_code_of_the_program_is_the_exit_code_of_run(world: &World) {
     let image = world.busybox();
     world.isle(["run", "--rm", &image, "true"]).exits_with(0);
-    world
-        .isle(["run", "--rm", &image, "sh", "-c", "exit 7"])
-        .exits_with(7);
-    world
-        .isle(["run", "--rm", &image, "sh", "-c", "exit 255"])
-        .exits_with(255);
+    world.script(&["--rm"], "exit 7").exits_with(7);
+    world.script(&["--rm"], "exit 255").exits_with(255);
 }
 
 fn a_program_that_is_not_there_gives_127(world: &World) {
@@ -108,36 +104,21 @@ fn an_unknown_flag_gives_125_and_makes_nothing(world: &World) {
 }
 
 fn a_program_ended_by_a_signal_gives_128_and_its_number(world: &World) {
-    let image = world.busybox();
     // The first process of a pid namespace ignores what it sends itself, so a child is asked for.
     world
-        .isle([
-            "run",
-            "--rm",
-            &image,
-            "sh",
-            "-c",
-            "sh -c 'kill -TERM $$'; exit $?",
-        ])
+        .script(&["--rm"], "sh -c 'kill -TERM $$'; exit $?")
         .exits_with(143);
-    world
-        .isle(["run", "-d", "--name", "sleeper", &image, "sleep", "1000"])
-        .succeeds();
+    world.background("sleeper", &[], &["sleep", "1000"]);
     world.isle(["kill", "sleeper"]).succeeds();
     assert_eq!(world.isle(["wait", "sleeper"]).succeeds(), "137");
 }
 
 fn a_signal_to_run_reaches_the_program(world: &World) {
-    let image = world.busybox();
     let running = world
-        .isle([
-            "run",
-            "--rm",
-            &image,
-            "sh",
-            "-c",
+        .script(
+            &["--rm"],
             "trap 'echo got TERM; exit 9' TERM; echo ready; while :; do sleep 0.05; done",
-        ])
+        )
         .spawn();
     running.wait_for_output("ready");
     running.signal(Signal::TERM);
@@ -147,9 +128,8 @@ fn a_signal_to_run_reaches_the_program(world: &World) {
 }
 
 fn output_and_errors_stay_apart(world: &World) {
-    let image = world.busybox();
     let outcome = world
-        .isle(["run", "--rm", &image, "sh", "-c", "echo out; echo err >&2"])
+        .script(&["--rm"], "echo out; echo err >&2")
         .exits_with(0);
     assert_eq!(outcome.stdout(), "out\n");
     assert_eq!(outcome.stderr(), "err\n");
@@ -174,9 +154,7 @@ fn only_the_streams_that_are_attached_are_relayed(world: &World) {
     let script = "echo out; echo err >&2; exit 3";
     for (stream, stdout, stderr) in [("stdout", "out\n", ""), ("STDERR", "", "err\n")] {
         let stream = stream.to_ascii_lowercase();
-        let outcome = world
-            .isle(["run", "--rm", "-a", &stream, &image, "sh", "-c", script])
-            .exits_with(3);
+        let outcome = world.script(&["--rm", "-a", &stream], script).exits_with(3);
         assert_eq!(
             (outcome.stdout().as_str(), outcome.stderr().as_str()),
             (stdout, stderr)
@@ -399,18 +377,7 @@ fn the_container_id_file_is_written_and_never_overwritten(world: &World) {
     let image = world.busybox();
     let file = world.files().join("id");
     let path = file.to_string_lossy().into_owned();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "n",
-            "--cidfile",
-            &path,
-            &image,
-            "true",
-        ])
-        .succeeds();
+    world.background("n", &["--cidfile", &path], &["true"]);
     let id = world
         .isle(["inspect", "--format", "{{.Id}}", "n"])
         .succeeds();
@@ -586,19 +553,11 @@ fn sizes_mounts_and_limits_that_make_no_sense_are_refused_by_name(world: &World)
 }
 
 fn with_init_the_first_process_reaps_and_passes_signals_on(world: &World) {
-    let image = world.busybox();
     world
-        .isle([
-            "run",
-            "-d",
-            "--init",
-            "--name",
-            "n",
-            &image,
-            "sh",
-            "-c",
+        .script(
+            &["-d", "--init", "--name", "n"],
             "(sleep 0.1 &) ; trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done",
-        ])
+        )
         .succeeds();
     world.wait_for_log("n", "up");
     let first = world.isle(["exec", "n", "cat", "/proc/1/comm"]).succeeds();
@@ -675,19 +634,7 @@ fn labels_and_annotations_can_be_read_back(world: &World) {
 
 fn namespaces_of_another_instance_can_be_joined(world: &World) {
     let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "a",
-            "--network",
-            "none",
-            &image,
-            "sleep",
-            "1000",
-        ])
-        .succeeds();
+    world.background("a", &["--network", "none"], &["sleep", "1000"]);
     for (flag, file) in [("--pid", "pid"), ("--network", "net"), ("--ipc", "ipc")] {
         let path = format!("/proc/self/ns/{file}");
         let theirs = world.isle(["exec", "a", "readlink", &path]).succeeds();

@@ -228,9 +228,7 @@ fn no_descriptor_of_the_engine_is_open_inside(world: &World) {
     // As the first process, without a shell and its pipes.
     let first = world.isle(["run", "--rm", &image, "ls", "/proc/self/fd"]);
     assert_eq!(first.succeeds(), "0\n1\n2\n3");
-    world
-        .isle(["run", "-d", "--name", "n", &image, "sleep", "1000"])
-        .succeeds();
+    world.background("n", &[], &["sleep", "1000"]);
     let text = world
         .isle(["exec", "n", "sh", "-c", "ls /proc/self/fd | tr '\\n' ' '"])
         .succeeds();
@@ -239,9 +237,7 @@ fn no_descriptor_of_the_engine_is_open_inside(world: &World) {
 
 fn a_working_directory_in_proc_self_fd_gets_nowhere(world: &World) {
     let image = world.busybox();
-    world
-        .isle(["run", "-d", "--name", "n", &image, "sleep", "1000"])
-        .succeeds();
+    world.background("n", &[], &["sleep", "1000"]);
     for number in [3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 31, 63, 255, 1023] {
         let place = format!("/proc/self/fd/{number}");
         for outcome in [
@@ -259,19 +255,7 @@ fn a_working_directory_in_proc_self_fd_gets_nowhere(world: &World) {
 
 fn the_runtimes_own_file_cannot_be_written_from_inside(world: &World) {
     // CVE-2019-5736: the program of the runtime is reached through /proc/<pid>/exe.
-    let image = world.busybox();
-    world
-        .isle([
-            "run",
-            "-d",
-            "--name",
-            "n",
-            "--privileged",
-            &image,
-            "sleep",
-            "1000",
-        ])
-        .succeeds();
+    world.background("n", &["--privileged"], &["sleep", "1000"]);
     let pid = world.inspect("n")["State"]["Pid"]
         .as_i64()
         .expect("it runs");
@@ -371,13 +355,8 @@ fn processes_of_the_host_cannot_be_seen_or_killed(world: &World) {
 }
 
 fn a_user_namespace_is_real(world: &World) {
-    let image = world.busybox();
     let script = "cat /proc/self/uid_map; id -u; touch /mine && stat -c %u /mine";
-    let outcome = world
-        .isle([
-            "run", "--rm", "--userns", "auto", &image, "sh", "-c", script,
-        ])
-        .run();
+    let outcome = world.script(&["--rm", "--userns", "auto"], script).run();
     let text = outcome.stdout();
     let first: Vec<&str> = text
         .lines()
@@ -423,11 +402,7 @@ fn instances_with_user_ids_of_their_own_share_none(world: &World) {
     assert_eq!(u64::from(owner.uid()), ranges[0][1]);
     // What is gone gives its range back.
     world.isle(["rm", "-f", "a"]).succeeds();
-    world
-        .isle([
-            "run", "-d", "--name", "d", "--userns", "auto", &image, "sleep", "1000",
-        ])
-        .succeeds();
+    world.background("d", &["--userns", "auto"], &["sleep", "1000"]);
     assert_eq!(id_map(world, "d")[1], ranges[0][1]);
     for flags in [
         &["--privileged"][..],

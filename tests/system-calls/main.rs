@@ -166,18 +166,16 @@ fn a_release_agent_cannot_be_set(world: &World) {
         script.replace('\'', "")
     );
     let text = world
-        .isle([
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "--security-opt",
-            "seccomp=unconfined",
-            &image,
-            "sh",
-            "-c",
+        .script(
+            &[
+                "--rm",
+                "--network",
+                "none",
+                "--security-opt",
+                "seccomp=unconfined",
+            ],
             &inner,
-        ])
+        )
         .run()
         .stdout();
     assert!(!text.contains("written"), "{text}");
@@ -201,18 +199,10 @@ fn control_groups_of_the_host_are_out_of_sight(world: &World) {
     }
     // What is mounted is the instance's own group: its limit, not the host's.
     let text = world
-        .isle([
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "--pids-limit",
-            "42",
-            &image,
-            "sh",
-            "-c",
+        .script(
+            &["--rm", "--network", "none", "--pids-limit", "42"],
             "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null",
-        ])
+        )
         .run()
         .stdout();
     assert_eq!(text.trim(), "42");

@@ -151,17 +151,11 @@ fn the_window_size_is_passed_on_and_follows(world: &World) {
 }
 
 fn control_c_on_a_terminal_reaches_the_program(world: &World) {
-    let image = world.busybox();
     let mut terminal = world
-        .isle([
-            "run",
-            "--rm",
-            "-it",
-            &image,
-            "sh",
-            "-c",
+        .script(
+            &["--rm", "-it"],
             "trap 'echo interrupted; exit 6' INT; echo up; while :; do sleep 0.05; done",
-        ])
+        )
         .on_terminal();
     terminal.expect("up");
     terminal.send("\x03");
@@ -170,10 +164,7 @@ fn control_c_on_a_terminal_reaches_the_program(world: &World) {
 }
 
 fn exec_on_a_terminal_has_a_terminal_of_its_own(world: &World) {
-    let image = world.busybox();
-    world
-        .isle(["run", "-d", "--name", "n", &image, "sleep", "1000"])
-        .succeeds();
+    world.background("n", &[], &["sleep", "1000"]);
     let mut terminal = world
         .isle(["exec", "-it", "-e", "PS1=ready> ", "n", "sh"])
         .on_terminal();
@@ -196,19 +187,11 @@ fn a_terminal_is_refused_where_standard_input_is_none(world: &World) {
 }
 
 fn attach_without_a_terminal_passes_both_streams(world: &World) {
-    let image = world.busybox();
     world
-        .isle([
-            "run",
-            "-d",
-            "-i",
-            "--name",
-            "n",
-            &image,
-            "sh",
-            "-c",
+        .script(
+            &["-d", "-i", "--name", "n"],
             "read x; echo out $x; echo err >&2; exit 8",
-        ])
+        )
         .succeeds();
     let outcome = world.isle(["attach", "n"]).stdin("line\n").exits_with(8);
     assert_eq!(outcome.stdout(), "out line\n");

@@ -196,6 +196,24 @@ pub struct InstanceState {
     pub health: Option<Health>,
 }
 
+impl InstanceState {
+    /// That of an instance that was never started.
+    #[must_use]
+    pub const fn created() -> InstanceState {
+        InstanceState {
+            status: Status::Created,
+            pid: None,
+            accelerator: None,
+            started_at: None,
+            finished_at: None,
+            exit: None,
+            restart_count: 0,
+            is_stopped_by_user: false,
+            health: None,
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {

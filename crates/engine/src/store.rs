@@ -705,17 +705,7 @@ mod tests {
             created_at: Timestamp::now(),
             image_id: "sha256:1".to_owned(),
             config: InstanceConfig::default(),
-            state: InstanceState {
-                status: Status::Created,
-                pid: None,
-                accelerator: None,
-                started_at: None,
-                finished_at: None,
-                exit: None,
-                restart_count: 0,
-                is_stopped_by_user: false,
-                health: None,
-            },
+            state: InstanceState::created(),
         }
     }
 

@@ -94,6 +94,22 @@ fn start(auth: &str, tls: Option<(&Path, &Path)>) -> RealRegistry {
     }
 }
 
+/// What a stranger is told.
+fn denied_without_a_login(config: &Config, registry: &RealRegistry) -> RegistryError {
+    let error = repository(config, &registry.host, "app", Access::Pull)
+        .document()
+        .unwrap_err();
+    let is_denied = matches!(
+        error,
+        RegistryError::Denied {
+            is_anonymous: true,
+            ..
+        }
+    );
+    assert!(is_denied, "{error:?}");
+    error
+}
+
 fn repository(config: &Config, host: &str, name: &str, access: Access) -> Repository {
     let reference = Reference::with_tag(host.into(), name.into(), "1".into());
     Client::new(config.clone())
@@ -326,19 +342,7 @@ fn a_login_opens_a_registry_with_passwords() {
     };
     let client = Client::new(config.clone());
 
-    let error = repository(&config, &registry.host, "app", Access::Pull)
-        .document()
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            RegistryError::Denied {
-                is_anonymous: true,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    let error = denied_without_a_login(&config, &registry);
     assert!(
         error
             .hint()
@@ -402,19 +406,7 @@ fn a_login_opens_a_registry_with_passwords() {
         );
     }
     assert!(client.logout(&registry.host).unwrap());
-    let error = repository(&config, &registry.host, "app", Access::Pull)
-        .document()
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            RegistryError::Denied {
-                is_anonymous: true,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    denied_without_a_login(&config, &registry);
     // The password is in no log.
     assert!(
         !fs::read_to_string(&registry.log)

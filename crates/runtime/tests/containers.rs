@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+#[macro_use]
 mod bundle;
 
 use std::os::fd::AsFd;
@@ -10,15 +11,6 @@ use std::time::{Duration, Instant};
 use bundle::{Bundle, Ended, Streams, chain, wait};
 use isle_runtime::{LaunchError, Stdio};
 use serde_json::json;
-
-macro_rules! need_root {
-    () => {
-        if !bundle::can_make_containers() {
-            eprintln!("skipped: making containers needs root and busybox");
-            return;
-        }
-    };
-}
 
 #[test]
 fn a_program_runs_and_its_output_and_exit_code_come_back() {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+#[macro_use]
 mod bundle;
 
 use std::os::fd::AsFd;
@@ -9,15 +10,6 @@ use std::path::Path;
 
 use bundle::{Bundle, CAPABILITIES, Ended, Streams, chain, wait};
 use serde_json::json;
-
-macro_rules! need_root {
-    () => {
-        if !bundle::can_make_containers() {
-            eprintln!("skipped: making containers needs root and busybox");
-            return;
-        }
-    };
-}
 
 /// CVE-2024-21626
 #[test]

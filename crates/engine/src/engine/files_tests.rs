@@ -45,17 +45,7 @@ fn place() -> Option<Place> {
         created_at: Timestamp::now(),
         image_id: "sha256:1".to_owned(),
         config: InstanceConfig::default(),
-        state: InstanceState {
-            status: Status::Created,
-            pid: None,
-            accelerator: None,
-            started_at: None,
-            finished_at: None,
-            exit: None,
-            restart_count: 0,
-            is_stopped_by_user: false,
-            health: None,
-        },
+        state: InstanceState::created(),
     };
     engine
         .store()

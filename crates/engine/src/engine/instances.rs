@@ -13,7 +13,7 @@ use crate::config::{
     OnUnhealthy,
 };
 use crate::merge::{merge, normal_path};
-use crate::state::{Instance, InstanceState, Status};
+use crate::state::{Instance, InstanceState};
 use crate::store::NewEvent;
 use crate::validate::{Host, validate};
 use crate::{backend, names, volume};
@@ -133,17 +133,7 @@ impl Engine {
             created_at: Timestamp::now(),
             image_id: image.id.to_string(),
             config,
-            state: InstanceState {
-                status: Status::Created,
-                pid: None,
-                accelerator: None,
-                started_at: None,
-                finished_at: None,
-                exit: None,
-                restart_count: 0,
-                is_stopped_by_user: false,
-                health: None,
-            },
+            state: InstanceState::created(),
         };
         backend::make_storage(&instance, &self.paths)?;
         let inserted = self.insert(&mut instance, &layers, &volumes, request.name.is_none());

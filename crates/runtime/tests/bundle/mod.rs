@@ -30,6 +30,16 @@ pub fn can_make_containers() -> bool {
     rustix::process::geteuid().is_root() && Path::new("/bin/busybox").exists()
 }
 
+/// Ends a test, with a word, where no container can be made.
+macro_rules! need_root {
+    () => {
+        if !bundle::can_make_containers() {
+            eprintln!("skipped: making containers needs root and busybox");
+            return;
+        }
+    };
+}
+
 pub struct Bundle {
     directory: tempfile::TempDir,
     pub config: Value,

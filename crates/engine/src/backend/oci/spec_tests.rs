@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::config::{self, Device, Mount, MountSource, Ulimit};
-use crate::state::{InstanceState, Status};
+use crate::state::InstanceState;
 
 fn instance(config: InstanceConfig) -> Instance {
     Instance {
@@ -18,17 +18,7 @@ fn instance(config: InstanceConfig) -> Instance {
         created_at: Timestamp::UNIX_EPOCH,
         image_id: "sha256:1".to_owned(),
         config,
-        state: InstanceState {
-            status: Status::Created,
-            pid: None,
-            accelerator: None,
-            started_at: None,
-            finished_at: None,
-            exit: None,
-            restart_count: 0,
-            is_stopped_by_user: false,
-            health: None,
-        },
+        state: InstanceState::created(),
     }
 }
 

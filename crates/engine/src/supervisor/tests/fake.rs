@@ -20,7 +20,7 @@ use crate::config::{InstanceConfig, Resources, RestartPolicy};
 use crate::control::{Control, ControlError};
 use crate::protocol::{Request, Start, kind};
 use crate::session::{Attachment, WindowSize};
-use crate::state::{Instance, InstanceState, Status};
+use crate::state::{Instance, InstanceState};
 use crate::supervisor::client::Client;
 use crate::supervisor::ledger::{Ledger, LedgerError, Note};
 use crate::{AttachRequest, ExecRequest, InstanceLock, Paths, Stats};
@@ -425,17 +425,7 @@ pub(super) fn instance(id: InstanceId, config: InstanceConfig) -> Instance {
         created_at: jiff::Timestamp::now(),
         image_id: "sha256:0".to_owned(),
         config,
-        state: InstanceState {
-            status: Status::Created,
-            pid: None,
-            accelerator: None,
-            started_at: None,
-            finished_at: None,
-            exit: None,
-            restart_count: 0,
-            is_stopped_by_user: false,
-            health: None,
-        },
+        state: InstanceState::created(),
     }
 }
 
