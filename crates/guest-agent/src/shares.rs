@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use isle_guest_protocol::MAX_SHARE_MESSAGE;
 use rustix::fs::{Mode, OFlags};
@@ -19,6 +20,8 @@ use rustix::mount::{
 
 /// Bytes before what a reply says.
 const REPLY_HEADER: usize = 16;
+/// How long the host may take to serve the other end of the port.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Mounts what is served at the other end of a port, a character device or a stream socket, and goes on carrying
 /// requests there in the background.
@@ -99,6 +102,8 @@ fn carry_requests(device: impl AsFd, port: impl AsFd) {
 /// Until the port has no other end.
 fn carry_replies(port: impl AsFd, device: impl AsFd) {
     let mut input: Vec<u8> = Vec::with_capacity(MAX_SHARE_MESSAGE);
+    // A port whose other end has not come yet reads as one whose other end is gone.
+    let mut patience = Some(Instant::now() + PATIENCE);
     loop {
         let mut done = 0;
         while let Some(length) = input[done..].first_chunk::<4>() {
@@ -116,8 +121,12 @@ fn carry_replies(port: impl AsFd, device: impl AsFd) {
         input.drain(..done);
         input.reserve(MAX_SHARE_MESSAGE - input.len());
         match rustix::io::read(&port, rustix::buffer::spare_capacity(&mut input)) {
+            Ok(0) if patience.is_some_and(|deadline| Instant::now() < deadline) => {
+                thread::sleep(Duration::from_millis(1));
+            }
             Ok(0) => return,
-            Ok(_) | Err(Errno::INTR) => {}
+            Ok(_) => patience = None,
+            Err(Errno::INTR) => {}
             Err(_) => return,
         }
     }

@@ -446,10 +446,132 @@ impl Nodes {
             None => inode,
         }
     }
+}
 
-    /// How many there are.
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.nodes.len()
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use rustix::fs::open;
+
+    use super::*;
+
+    /// A folder with files in it, as a share, with room for few descriptors.
+    fn nodes(files: usize) -> (tempfile::TempDir, Nodes, u64) {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..files {
+            fs::write(folder.path().join(number.to_string()), number.to_string()).unwrap();
+        }
+        let mut nodes = Nodes::new(4);
+        let descriptor = open(folder.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        let root = Found::of(descriptor.unwrap()).unwrap();
+        let root = nodes.add_forever(root).unwrap();
+        (folder, nodes, root)
+    }
+
+    fn look_up(nodes: &mut Nodes, parent: u64, name: &str) -> u64 {
+        let name = CString::new(name).unwrap();
+        let found = find(&*nodes.descriptor(parent).unwrap(), &name).unwrap();
+        nodes.add(found, Some((parent, &name))).unwrap()
+    }
+
+    fn look_up_all(nodes: &mut Nodes, root: u64) {
+        for number in 1..20 {
+            look_up(nodes, root, &number.to_string());
+        }
+    }
+
+    fn open_descriptors(nodes: &Nodes) -> usize {
+        let all = nodes.nodes.values();
+        all.filter(|node| node.descriptor.is_some()).count()
+    }
+
+    #[test]
+    fn more_files_are_known_than_descriptors_are_open() {
+        let (folder, mut nodes, root) = nodes(100);
+        let all: Vec<u64> = (0..100)
+            .map(|number| look_up(&mut nodes, root, &number.to_string()))
+            .collect();
+        assert!(open_descriptors(&nodes) <= 6);
+        for (number, node) in all.iter().enumerate() {
+            let statx = nodes.status(*node).unwrap();
+            let path = folder.path().join(number.to_string());
+            assert_eq!(statx.stx_ino, path.metadata().unwrap().ino());
+            assert!(open_descriptors(&nodes) <= 6);
+        }
+        for node in &all {
+            nodes.forget(*node, 1);
+            nodes.forget(*node, 1);
+        }
+        assert_eq!(nodes.nodes.len(), 1);
+        assert_eq!(nodes.numbers.len(), 1);
+        nodes.forget(root, u64::MAX);
+        assert!(nodes.descriptor(root).is_ok());
+    }
+
+    #[test]
+    fn another_file_at_the_same_place_is_not_taken_for_the_old_one() {
+        let (folder, mut nodes, root) = nodes(20);
+        let first = look_up(&mut nodes, root, "0");
+        look_up_all(&mut nodes, root);
+        assert!(nodes.nodes[&first].descriptor.is_none());
+        fs::rename(folder.path().join("1"), folder.path().join("0")).unwrap();
+        assert_eq!(nodes.descriptor(first).unwrap_err(), Errno::STALE);
+        // A link that leads elsewhere is no file either.
+        fs::remove_file(folder.path().join("0")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", folder.path().join("0")).unwrap();
+        assert_eq!(nodes.descriptor(first).unwrap_err(), Errno::STALE);
+    }
+
+    #[test]
+    fn a_folder_is_found_again_after_it_was_moved() {
+        let (folder, mut nodes, root) = nodes(20);
+        fs::create_dir_all(folder.path().join("a/b")).unwrap();
+        fs::write(folder.path().join("a/b/c"), "deep").unwrap();
+        let a = look_up(&mut nodes, root, "a");
+        let b = look_up(&mut nodes, a, "b");
+        let c = look_up(&mut nodes, b, "c");
+        fs::rename(folder.path().join("a"), folder.path().join("z")).unwrap();
+        nodes.moved(a, root, c"z");
+        look_up_all(&mut nodes, root);
+        assert!(nodes.nodes[&c].descriptor.is_none());
+        assert_eq!(nodes.status(c).unwrap().stx_size, 4);
+        // Parents stay as long as somebody below is known.
+        nodes.forget(a, 1);
+        nodes.forget(b, 1);
+        look_up_all(&mut nodes, root);
+        assert_eq!(nodes.status(c).unwrap().stx_size, 4);
+        nodes.forget(c, 1);
+        assert_eq!(nodes.descriptor(a).unwrap_err(), Errno::STALE);
+    }
+
+    #[test]
+    fn a_removed_file_stays_within_reach() {
+        let (folder, mut nodes, root) = nodes(20);
+        let gone = look_up(&mut nodes, root, "0");
+        assert_eq!(nodes.known(root, c"0"), Some(gone));
+        fs::remove_file(folder.path().join("0")).unwrap();
+        nodes.removed(gone, root, c"0");
+        look_up_all(&mut nodes, root);
+        assert_eq!(nodes.status(gone).unwrap().stx_nlink, 0);
+    }
+
+    #[test]
+    fn old_places_that_form_a_ring_are_survived() {
+        let (folder, mut nodes, root) = nodes(20);
+        fs::create_dir_all(folder.path().join("a/b")).unwrap();
+        let a = look_up(&mut nodes, root, "a");
+        let b = look_up(&mut nodes, a, "b");
+        // The host turns them inside out.
+        fs::rename(folder.path().join("a/b"), folder.path().join("b")).unwrap();
+        fs::rename(folder.path().join("a"), folder.path().join("b/a")).unwrap();
+        assert_eq!(look_up(&mut nodes, b, "a"), a);
+        look_up_all(&mut nodes, root);
+        for node in [a, b] {
+            assert_eq!(nodes.descriptor(node).unwrap_err(), Errno::STALE);
+        }
+        assert_eq!(look_up(&mut nodes, root, "b"), b);
+        assert!(nodes.descriptor(a).is_ok());
     }
 }

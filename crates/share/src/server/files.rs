@@ -160,10 +160,12 @@ impl Session<'_> {
         let file = self.handles.file(handle)?.descriptor.clone();
         let mut end = self.out.len();
         self.out.resize(end + size, 0);
+        let begin = end;
         // Less than was asked for means to the guest that the file ends there.
         while end < self.out.len() {
-            let at = (self.out.len() - end) as u64;
-            let at = (offset + size as u64).checked_sub(at).ok_or(Errno::INVAL)?;
+            let at = offset
+                .checked_add((end - begin) as u64)
+                .ok_or(Errno::INVAL)?;
             match pread(&*file, &mut self.out[end..], at) {
                 Ok(0) => break,
                 Ok(got) => end += got,
