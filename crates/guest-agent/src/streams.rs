@@ -128,7 +128,6 @@ impl Output {
     pub(crate) fn close(&mut self, epoll: &OwnedFd) {
         self.is_closed = true;
         self.hang_up(epoll);
-        self.outgoing.discard();
     }
 
     /// Lets the descriptor go.

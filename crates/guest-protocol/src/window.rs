@@ -159,11 +159,13 @@ impl Outgoing {
         self.is_end_sent = false;
     }
 
-    /// Nobody will read it: what is kept is thrown away, and what comes.
+    /// Nobody will read it: what is kept is thrown away, and the end need not be sent.
     pub fn discard(&mut self) {
         self.acked = self.total();
         self.sent = self.acked;
         self.kept = VecDeque::new();
+        self.is_ended = true;
+        self.is_end_sent = true;
     }
 }
 

@@ -102,6 +102,9 @@ pub(crate) struct Outlet {
     /// The agent is to hear that nobody reads.
     is_closing: bool,
     is_over: bool,
+    /// The end was passed on, and so much before it was not read then: it may be read by now, and may be lost with this
+    /// process.
+    unread: u64,
 }
 
 impl Outlet {
@@ -134,6 +137,7 @@ impl Outlet {
             delivered: offset,
             is_closing: false,
             is_over: false,
+            unread: 0,
         }
     }
 
@@ -161,6 +165,7 @@ impl Outlet {
     }
 
     fn hang_up(&mut self) {
+        self.unread = 0;
         self.pending = VecDeque::new();
         self.sink = Sink::Gone;
         self.delivered = self.incoming.received();
@@ -204,6 +209,7 @@ impl Outlet {
         }
         if self.incoming.is_ended() && self.pending.is_empty() && !self.is_over {
             self.is_over = true;
+            self.unread = self.delivered - self.consumed();
             if let Sink::Descriptor(watched) = &mut self.sink {
                 watched.watch(epoll, EventFlags::empty());
                 if watched.kind == Kind::Socket {
@@ -217,7 +223,7 @@ impl Outlet {
     /// Up to where a reader has taken it.
     fn consumed(&self) -> u64 {
         let Sink::Descriptor(watched) = &self.sink else {
-            return self.delivered;
+            return self.delivered - self.unread;
         };
         match watched.kind {
             Kind::File => self.delivered,
@@ -243,6 +249,11 @@ impl Outlet {
         }
         self.incoming.mark_acked(consumed);
         Some(consumed)
+    }
+
+    /// Whoever reads has said that it has read all that there was.
+    pub(crate) fn mark_read(&mut self) {
+        self.unread = 0;
     }
 
     /// Whether the agent is to be told that nobody reads; once.
@@ -328,7 +339,6 @@ impl Inlet {
         if let Some(mut source) = self.source.take() {
             source.watch(epoll, EventFlags::empty());
         }
-        self.outgoing.end();
         self.outgoing.discard();
     }
 

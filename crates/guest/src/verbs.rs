@@ -136,8 +136,9 @@ impl Connection {
         }
     }
 
-    /// How a process has ended, once its [`RemoteProcess::ended`] is readable. It is forgotten with that; output of
-    /// what it has left behind still arrives.
+    /// How a process has ended, once its [`RemoteProcess::ended`] is readable. To be called when its output was read, up
+    /// to the end or until there was no more: until then all of it is sent again to a successor of this host end. The
+    /// process is forgotten with that; output of what it has left behind still arrives.
     ///
     /// # Errors
     /// [`Error::NoTask`] when it has not ended; why the guest was lost, when it was.
@@ -153,6 +154,9 @@ impl Connection {
             (Some(ended), _) => {
                 let ended = ended.clone();
                 task.is_reaped = true;
+                for outlet in [&mut task.stdout, &mut task.stderr].into_iter().flatten() {
+                    outlet.mark_read();
+                }
                 let _ = self.tend();
                 Ok(ended)
             }

@@ -91,7 +91,7 @@ pub fn is_readable(fd: &OwnedFd) -> bool {
 
 /// Tends a connection until something is so.
 pub fn until(connection: &mut Connection, mut is_so: impl FnMut(&mut Connection) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         connection.tend().unwrap();
         if is_so(connection) {
@@ -99,7 +99,7 @@ pub fn until(connection: &mut Connection, mut is_so: impl FnMut(&mut Connection)
         }
         assert!(
             Instant::now() < deadline,
-            "nothing has happened for a minute"
+            "nothing has happened for half a minute"
         );
         let soon = Timespec {
             tv_sec: 0,

@@ -3,9 +3,9 @@
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use tempfile::TempDir;
 
@@ -15,6 +15,7 @@ pub struct Agent {
     process: Child,
     port: UnixStream,
     host: Arc<Mutex<Option<UnixStream>>>,
+    from_host: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Whether this host can run one.
@@ -46,7 +47,7 @@ impl Agent {
                 "--ipc",
                 "--uts",
             ])
-            .arg(program())
+            .arg(env!("CARGO_BIN_EXE_isle-guest-outside"))
             .arg(folder.path())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
@@ -59,23 +60,32 @@ impl Agent {
             process,
             port,
             host,
+            from_host: Mutex::default(),
         }
     }
 
-    /// Another host end, instead of the one before. What was on its way to that is lost.
+    /// Another host end, instead of the one before. What the agent had said to that one and it has not heard is lost;
+    /// what it had said itself arrives, as it does in QEMU.
     pub fn connect(&self) -> OwnedFd {
         let (ours, theirs) = UnixStream::pair().unwrap();
+        if let Some(old) = self.host.lock().unwrap().take() {
+            let _ = old.shutdown(std::net::Shutdown::Read);
+        }
+        let mut from_host = self.from_host.lock().unwrap();
+        if let Some(before) = from_host.take() {
+            before.join().unwrap();
+        }
         let mut from = theirs.try_clone().unwrap();
         let mut to = self.port.try_clone().unwrap();
         *self.host.lock().unwrap() = Some(theirs);
-        std::thread::spawn(move || {
+        *from_host = Some(std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = from.read(&mut buffer) {
                 if to.write_all(&buffer[..count]).is_err() {
                     break;
                 }
             }
-        });
+        }));
         ours.into()
     }
 }
@@ -85,6 +95,9 @@ impl Drop for Agent {
         let _ = self.process.kill();
         let _ = self.process.wait();
         let _ = self.port.shutdown(std::net::Shutdown::Both);
+        if let Some(host) = self.host.lock().unwrap().take() {
+            let _ = host.shutdown(std::net::Shutdown::Both);
+        }
     }
 }
 
@@ -101,11 +114,4 @@ fn to_host(mut from: UnixStream, host: &Mutex<Option<UnixStream>>) {
             let _ = current.write_all(&buffer[..count]);
         }
     }
-}
-
-/// The example beside this test.
-fn program() -> std::path::PathBuf {
-    let own = std::env::current_exe().unwrap();
-    let folder = own.parent().and_then(Path::parent).unwrap();
-    folder.join("examples/agent")
 }

@@ -1,5 +1,7 @@
-//! An agent without a guest, for tests: `agent RUN`. The port is its standard input, its folder is RUN, the root file
+//! An agent without a guest, for tests: `isle-guest-outside RUN`. The port is its standard input, its folder is RUN, the root file
 //! system of the instance is RUN/root. To be run in namespaces of its own (unshare(1)): it collects every child.
+
+#![forbid(unsafe_code)]
 
 use std::io;
 use std::os::fd::AsFd;
