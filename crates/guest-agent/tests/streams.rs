@@ -1,5 +1,7 @@
 //! Both ends of the channel together, without a virtual machine.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 mod support;
 
 use std::fs::File;

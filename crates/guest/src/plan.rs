@@ -3,7 +3,7 @@
 //! The host plans, the guest acts: what goes over the channel is the list of steps between clone3(2) and
 //! execve(2) and the values of control files, not the specification. The guest then neither parses JSON nor
 //! decides anything, which matters where each instruction that runs for the first time has to be translated
-//! (docs/decisions/0010-guest-protocol.md).
+//! (docs/decisions/0013-guest-protocol.md).
 
 use isle_cgroup::plan::{Current, Otherwise, Plan as LimitPlan};
 use isle_cgroup::{Hierarchy, Layout, Version};

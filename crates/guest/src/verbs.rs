@@ -42,6 +42,20 @@ impl Connection {
         Ok(process)
     }
 
+    /// Queues the start of the workload in a guest that was prepared before; [`Connection::started`] waits for the
+    /// outcome.
+    ///
+    /// # Errors
+    /// As [`Connection::launch`].
+    pub fn start(
+        &mut self,
+        workload: &Workload<'_>,
+        stdio: Stdio,
+    ) -> Result<RemoteProcess, StartError> {
+        let request = workload.request(wire(&stdio))?;
+        Ok(self.begin(WORKLOAD, stdio, &Request::Start(Box::new(request)))?)
+    }
+
     /// Makes the guest this instance's without starting anything in it: to look at the files of an instance that
     /// does not run.
     ///

@@ -82,7 +82,15 @@ fn cpio(into: &mut Vec<u8>, name: &str, mode: u32, content: &[u8]) {
     into.resize(into.len().next_multiple_of(4), 0);
 }
 
-fn run(program: &str, arguments: &[&std::ffi::OsStr]) {
+/// What the kernel unpacks: the program alone.
+pub fn initramfs(program: &Path) -> Vec<u8> {
+    let mut archive = Vec::new();
+    cpio(&mut archive, "init", 0o100755, &fs::read(program).unwrap());
+    cpio(&mut archive, "TRAILER!!!", 0, b"");
+    archive
+}
+
+pub fn run(program: &str, arguments: &[&std::ffi::OsStr]) {
     let output = Command::new(program).args(arguments).output().unwrap();
     assert!(
         output.status.success(),
@@ -92,7 +100,7 @@ fn run(program: &str, arguments: &[&std::ffi::OsStr]) {
 }
 
 /// The rate of this processor's counter, which the guest then need not find out.
-fn counter_khz() -> String {
+pub fn counter_khz() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("cpu MHz"));
     let megahertz = line.and_then(|line| line.split(':').nth(1)?.trim().parse::<f64>().ok());
@@ -104,12 +112,7 @@ impl Machine {
     pub fn boot(parts: &(PathBuf, PathBuf)) -> Machine {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        let mut archive = Vec::new();
-        cpio(&mut archive, "dev", 0o040755, b"");
-        cpio(&mut archive, "dev/console", 0o100600, b"");
-        cpio(&mut archive, "init", 0o100755, &fs::read(&parts.1).unwrap());
-        cpio(&mut archive, "TRAILER!!!", 0, b"");
-        fs::write(path("initramfs"), archive).unwrap();
+        fs::write(path("initramfs"), initramfs(&parts.1)).unwrap();
         fill_root(&path("root"));
         run(
             "mkfs.erofs",

@@ -9,6 +9,9 @@ use std::thread::JoinHandle;
 
 use tempfile::TempDir;
 
+/// Only test programs are told where it is; examples have none.
+const PROGRAM: Option<&str> = option_env!("CARGO_BIN_EXE_isle-guest-outside");
+
 /// A running agent.
 pub struct Agent {
     pub folder: TempDir,
@@ -47,7 +50,7 @@ impl Agent {
                 "--ipc",
                 "--uts",
             ])
-            .arg(env!("CARGO_BIN_EXE_isle-guest-outside"))
+            .arg(PROGRAM.unwrap())
             .arg(folder.path())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
