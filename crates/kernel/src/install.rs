@@ -23,8 +23,10 @@ const PACKAGE: &str = match std::env::consts::ARCH.as_bytes() {
 /// Names of real kernel packages begin so.
 const PREFIX: &str = "linux-image-";
 
-/// A distribution's kernel finds its devices by ACPI: it knows no devices of the command line.
-const COMMAND_LINE: &str = "quiet panic=-1 reboot=t random.trust_cpu=on";
+/// Four levels of page tables are enough for 128 TiB, and walked faster than five, twice over in a guest. With
+/// five, and a processor that does not tell how wide its addresses are (QEMU's `max` without the leaf 0x80000008),
+/// Linux takes its own pointers for wrong, and every path in `/proc` reads `xxx`.
+const COMMAND_LINE: &str = "quiet panic=-1 reboot=t random.trust_cpu=on no5lvl";
 
 /// What to install.
 #[derive(Clone, Debug, Default)]
