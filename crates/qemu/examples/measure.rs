@@ -1,4 +1,4 @@
-//! How long a copy of a template takes, and what memory: `measure KERNEL INITRAMFS FOLDER COPIES [together]`.
+//! How long a copy of a template takes, and what memory: `measure KERNEL INITRAMFS FOLDER COPIES [together|pool]`.
 //! The guest answers each line on its first port with a line (tests/guest/init.c does).
 
 #![allow(clippy::unwrap_used, reason = "a failed measurement is none")]
@@ -60,6 +60,50 @@ fn copy(template: &Template, run: &Path, number: u32) -> Copy {
     }
 }
 
+/// Copies that wait, without and with having answered once before.
+fn pooled(template: &Template, folder: &Path, count: u32) {
+    let pool = Pool {
+        directory: folder.join("pool"),
+    };
+    let run = folder.join("run");
+    fs::create_dir_all(&run).unwrap();
+    let mut exercise = |agent: &UnixStream| Ok(ask(agent)?);
+    for is_exercised in [false, true] {
+        let (mut claimed, mut answered) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            pool.set(template, 1).unwrap();
+            let exercise: Option<pool::Exercise<'_>> = match is_exercised {
+                true => Some(&mut exercise),
+                false => None,
+            };
+            pool.fill(template, PATIENCE, exercise).unwrap();
+            let begin = Instant::now();
+            let launch = Launch {
+                run_directory: &run,
+                identity: Identity { id: 0x7100_0000 },
+                cgroup: None,
+                disks: Vec::new(),
+                patience: PATIENCE,
+            };
+            let mut starting = pool.claim(template, &launch).unwrap();
+            let agent = starting.take_agent().unwrap();
+            (&agent).write_all(b"ping\n").unwrap();
+            let vm = starting.finish().unwrap();
+            claimed.push(begin.elapsed().as_secs_f64() * 1000.0);
+            BufReader::new(&agent)
+                .read_line(&mut String::new())
+                .unwrap();
+            answered.push(begin.elapsed().as_secs_f64() * 1000.0);
+            vm.kill().unwrap();
+            vm.reap().unwrap();
+        }
+        println!("exercised: {is_exercised}");
+        line("claimed (ms)", claimed);
+        line("answered (ms)", answered);
+    }
+    pool.remove(&template.key().to_string()).unwrap();
+}
+
 fn line(name: &str, mut values: Vec<f64>) {
     values.sort_by(f64::total_cmp);
     let at = |part: f64| values[((values.len() - 1) as f64 * part) as usize];
@@ -74,7 +118,7 @@ fn line(name: &str, mut values: Vec<f64>) {
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, kernel, initramfs, folder, copies, rest @ ..] = arguments.as_slice() else {
-        panic!("measure KERNEL INITRAMFS FOLDER COPIES [together]");
+        panic!("measure KERNEL INITRAMFS FOLDER COPIES [together|pool]");
     };
     let folder = PathBuf::from(folder);
     let program = Program::find(
@@ -140,6 +184,9 @@ fn main() {
     let count: u32 = copies.parse().unwrap();
     let together = rest.iter().any(|word| word == "together");
     let mut kept = Vec::new();
+    if rest.iter().any(|word| word == "pool") {
+        return pooled(&template, &folder, count);
+    }
     let (mut started, mut loaded, mut answered) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..count {
         let copy = copy(&template, &folder.join(format!("run{number}")), number);
