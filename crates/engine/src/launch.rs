@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use isle_sys::mount::{self, Attributes};
 use isle_types::InstanceId;
@@ -34,7 +34,7 @@ pub(crate) fn start(
     let mut control = Control::over(ours, &paths.instance_run(id));
     // It waits in the socket until the supervisor is there.
     control.send(&Request::Start(Start { attach, window }))?;
-    spawn(&[], paths, id, OwnedFd::from(theirs).into())?;
+    spawn(&[], paths, &id.to_string(), OwnedFd::from(theirs).into())?;
     control.answer(kind::STARTED)?;
     Ok(attach.map(|_| control.into_attachment(None)))
 }
@@ -46,7 +46,12 @@ pub(crate) fn start(
 /// Harmless when somebody else does the same at this moment.
 pub(crate) fn adopt(paths: &Paths, id: &InstanceId) -> Result<(), ControlError> {
     let (ours, theirs) = UnixStream::pair()?;
-    spawn(&["--adopt"], paths, id, OwnedFd::from(theirs).into())?;
+    spawn(
+        &["--adopt"],
+        paths,
+        &id.to_string(),
+        OwnedFd::from(theirs).into(),
+    )?;
     match Control::over(ours, &paths.instance_run(id)).answer(kind::DONE) {
         // It had nothing to do.
         Ok(_) | Err(ControlError::HungUp { .. }) => Ok(()),
@@ -54,12 +59,25 @@ pub(crate) fn adopt(paths: &Paths, id: &InstanceId) -> Result<(), ControlError> 
     }
 }
 
+/// Has the pool of a template filled by a process that is nobody's child, and does not wait for it.
+pub(crate) fn fill_pool(paths: &Paths, template: &str) -> Result<(), ControlError> {
+    let mut first = spawn(&["--fill-pool"], paths, template, Stdio::null())?;
+    // It starts another and ends.
+    first.wait()?;
+    Ok(())
+}
+
+/// The second of the two processes.
+pub(crate) fn fill_pool_alone(paths: &Paths, template: &str) -> Result<(), ControlError> {
+    spawn(&["--fill-pool-alone"], paths, template, Stdio::null()).map(drop)
+}
+
 fn spawn(
     options: &[&str],
     paths: &Paths,
-    id: &InstanceId,
+    subject: &str,
     stdin: Stdio,
-) -> Result<(), ControlError> {
+) -> Result<Child, ControlError> {
     let path = program().ok_or(ControlError::NoProgram)?;
     // Held until the program has been executed.
     let protected = protect(&path);
@@ -74,7 +92,7 @@ fn spawn(
         .args(options)
         .arg(&paths.root)
         .arg(&paths.run)
-        .arg(id.to_string())
+        .arg(subject)
         .env_clear()
         // Where it finds the programs that come with it.
         .env("ISLE_SHIM", &path)
@@ -82,7 +100,7 @@ fn spawn(
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     match command.spawn() {
-        Ok(_child) => Ok(()),
+        Ok(child) => Ok(child),
         Err(source) => Err(ControlError::CannotRun { path, source }),
     }
 }

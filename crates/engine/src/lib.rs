@@ -22,6 +22,7 @@ mod id_range;
 mod launch;
 mod lock;
 pub mod log;
+pub mod machines;
 mod merge;
 mod names;
 mod paths;

@@ -17,8 +17,8 @@ macro_rules! files {
 files! {
     attach, commit, completion, container_inspect, container_prune, cp, create, diff, doctor, events, exec, export, history,
     image_inspect, image_prune, images, import, info, inspect, kernel_build, kernel_install, kernel_ls, kernel_rm,
-    kernel_use, kill, load, login, logout, logs, pause, ps, pull,
-    push, rename, restart, rm, rmi, run, save, start, stats, stop, system_df, tag, top, unpause, update, version,
+    kernel_use, kill, load, login, logout, logs, pause, pool_ls, pool_rm, pool_set, ps, pull,
+    push, rename, restart, rm, rmi, run, save, start, stats, stop, system_df, tag, template_ls, template_prune, template_rm, top, unpause, update, version,
     wait,
 }
 
@@ -160,6 +160,24 @@ pub static GROUPS: &[Group] = &[
             verb!(tag, "tag"),
             verb!(rmi, "rm", ["remove"]),
             verb!(image_prune, "prune"),
+        ],
+    },
+    Group {
+        name: "template",
+        about: "Manage what virtual machines are copied from",
+        verbs: &[
+            verb!(template_ls, "ls", ["list"]),
+            verb!(template_rm, "rm", ["remove"]),
+            verb!(template_prune, "prune"),
+        ],
+    },
+    Group {
+        name: "pool",
+        about: "Manage virtual machines that wait for instances",
+        verbs: &[
+            verb!(pool_set, "set"),
+            verb!(pool_ls, "ls", ["list"]),
+            verb!(pool_rm, "rm", ["remove"]),
         ],
     },
     Group {

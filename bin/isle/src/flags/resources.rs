@@ -75,7 +75,7 @@ impl ResourceFlags {
 /// Docker's least, without which nothing starts.
 const LEAST_MEMORY: u64 = 6 << 20;
 
-fn memory(text: &str) -> Result<ByteSize, FlagError> {
+pub fn memory(text: &str) -> Result<ByteSize, FlagError> {
     let size: ByteSize = size(text)?;
     match size.bytes() {
         0 => Err(FlagError::new(
@@ -108,7 +108,7 @@ fn memory_swap(text: &str) -> Result<i64, FlagError> {
 }
 
 /// In billionths.
-fn cpus(text: &str) -> Result<u64, FlagError> {
+pub fn cpus(text: &str) -> Result<u64, FlagError> {
     let fail = || {
         FlagError::new(
             format!("{text:?} is not a number of CPUs"),

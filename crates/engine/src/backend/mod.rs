@@ -8,7 +8,7 @@ pub(crate) mod container;
 mod host;
 pub mod inside;
 pub(crate) mod oci;
-mod vm;
+pub(crate) mod vm;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};

@@ -81,11 +81,25 @@ const STARTER_PATIENCE: Duration = Duration::from_secs(10);
 /// `isle-shim ROOT RUN ID` starts an instance; standard input is a socket to whoever wants that,
 /// who sends [`kind::START`]. `isle-shim --adopt ROOT RUN ID` takes over one whose supervisor was
 /// killed; standard input is a socket then too, which is told when that is done.
+/// `isle-shim --fill-pool ROOT RUN TEMPLATE` supervises nothing: it starts machines that wait.
 #[must_use]
 pub fn main() -> i32 {
     // The kernel named it after the descriptor that it was executed through.
     let _ = rustix::thread::set_name(c"isle-shim");
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if let [verb, root, run, template] = arguments.as_slice()
+        && let Some(verb @ ("--fill-pool" | "--fill-pool-alone")) = verb.to_str()
+    {
+        let paths = Paths {
+            root: PathBuf::from(root),
+            run: PathBuf::from(run),
+        };
+        return fill_pool(
+            verb == "--fill-pool-alone",
+            &paths,
+            &template.to_string_lossy(),
+        );
+    }
     let is_adoption = arguments.first().is_some_and(|first| first == "--adopt");
     if is_adoption {
         arguments.remove(0);
@@ -117,6 +131,27 @@ pub fn main() -> i32 {
     // Nobody waits for us any more.
     isle_database::settle(&paths.database());
     code
+}
+
+/// Fills a pool, or starts who does it: a process that is nobody's child, whose end nobody has to collect.
+fn fill_pool(is_alone: bool, paths: &Paths, template: &str) -> i32 {
+    let result = match is_alone {
+        true => {
+            let _ = rustix::process::setsid();
+            let _ = rustix::process::chdir("/");
+            crate::machines::fill_pool(paths, template)
+                .map(drop)
+                .map_err(io::Error::other)
+        }
+        false => crate::launch::fill_pool_alone(paths, template).map_err(io::Error::other),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            owner::complain(&paths.run.join("pool.log"), "fill a pool", &error);
+            125
+        }
+    }
 }
 
 fn complaints(paths: &Paths, id: &InstanceId) -> PathBuf {

@@ -54,6 +54,14 @@ struct Whole<'a> {
 const FORMAT: u32 = 1;
 
 impl Key {
+    /// That of a template which is there.
+    pub(super) fn restored(text: &str, family: String) -> Key {
+        Key {
+            text: text.to_owned(),
+            family,
+        }
+    }
+
     /// Reads the kernel and the archives, unless `cache` knows their digests.
     ///
     /// # Errors

@@ -152,6 +152,14 @@ impl Store {
         Ok(file)
     }
 
+    /// The template of this name; `None`: there is none, or it was damaged and is gone now.
+    #[must_use]
+    pub fn open_by_name(&self, name: &str) -> Option<Template> {
+        let text = fs::read(self.directory.join(name).join(RECORD)).ok()?;
+        let record: Record = serde_json::from_slice(&text).ok()?;
+        is_name(name).then(|| self.find(&Key::restored(name, record.family)))?
+    }
+
     /// Whether there is a template of this name.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {

@@ -11,23 +11,24 @@ use std::time::{Duration, Instant};
 use isle_cgroup::Cgroup;
 use isle_guest::Connection;
 use isle_kernel::{Hold, Kernels};
-use isle_qemu::template::{self, Making, Template};
+use isle_qemu::template::{Making, Template};
 use isle_qemu::{
-    Architecture, Boot, Devices, Identity, Launch, Machine, Profile, Program, Starting,
+    Architecture, Boot, Devices, Identity, Launch, Machine, Pool, Profile, Program, Starting,
 };
 use isle_types::Accelerator;
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::size;
+use super::{pool, size};
 use crate::backend::host::HostUsage;
 use crate::backend::{Preparation, StartError, chain, failed};
+use crate::config::Resources;
 use crate::state::Instance;
 use crate::{Paths, programs};
 
 /// What QEMU may take beside the guest's memory before the host's limit ends it.
 pub(super) const OVERHEAD_BYTES: u64 = 256 << 20;
 /// How long QEMU may take for each step of a start.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a machine may take from power on until its agent answers.
 const BOOT_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a guest of a few instructions may take to find out whether KVM works.
@@ -39,11 +40,17 @@ pub(super) const PORT: &str = "isle";
 
 /// What a machine of an instance is started from.
 pub(crate) struct Ground {
-    template: Template,
-    accelerator: Accelerator,
+    base: Base,
+    pool: Pool,
     /// The image's root.
     image: PathBuf,
     identity: Identity,
+}
+
+/// What all machines of one size have in common.
+pub(crate) struct Base {
+    pub(crate) template: Template,
+    pub(super) accelerator: Accelerator,
     /// The kernel stays while this lives.
     _kernel: Hold,
 }
@@ -62,18 +69,18 @@ fn missing<E: std::error::Error>(
     }
 }
 
-impl Ground {
-    /// Finds everything, and makes what is not there.
+impl Base {
+    /// The template for an instance with these limits, made when it is not there.
     ///
     /// # Errors
     /// [`StartError`], with the remedy.
     pub(crate) fn prepare(
-        instance: &Instance,
+        resources: &Resources,
+        require_kvm: bool,
         paths: &Paths,
-        images: &isle_image::Store,
         progress: &mut (dyn FnMut(Preparation) + Send),
-    ) -> Result<Ground, StartError> {
-        let accelerator = accelerator(instance, paths)?;
+    ) -> Result<Base, StartError> {
+        let accelerator = accelerator(require_kvm, paths)?;
         let program = Program::find(
             Architecture::of_host(),
             qemu_name(accelerator),
@@ -101,8 +108,38 @@ impl Ground {
         let initramfs = kernels
             .initramfs(&kernel, &agent)
             .map_err(without_kernel())?;
-        let machine = machine(instance, paths, &kernel, initramfs.path, accelerator)?;
+        let machine = machine(resources, paths, &kernel, initramfs.path, accelerator)?;
+        let making = Making {
+            cgroup: None,
+            patience: BOOT_PATIENCE,
+        };
+        let mut is_told = false;
+        let template = pool::templates(paths)
+            .ensure(&program, &machine, &making, &mut is_ready, &mut |_| {
+                if !std::mem::replace(&mut is_told, true) {
+                    progress(Preparation::Template);
+                }
+            })
+            .map_err(failed("cannot make a template of the virtual machine"))?;
+        Ok(Base {
+            template,
+            accelerator,
+            _kernel: hold,
+        })
+    }
+}
 
+impl Ground {
+    /// Finds everything, and makes what is not there.
+    ///
+    /// # Errors
+    /// [`StartError`], with the remedy.
+    pub(crate) fn prepare(
+        instance: &Instance,
+        paths: &Paths,
+        images: &isle_image::Store,
+        progress: &mut (dyn FnMut(Preparation) + Send),
+    ) -> Result<Ground, StartError> {
         let image = images
             .find(&instance.image_id)
             .map_err(failed("cannot find the image"))?;
@@ -112,29 +149,17 @@ impl Ground {
                 "cannot run the image in a virtual machine",
                 |e: &isle_image::BlockImageError| e.hint(),
             ))?;
-
-        let store = template::Store {
-            directory: paths.root.join("templates"),
-            checked: paths.run.join("templates"),
-        };
-        let making = Making {
-            cgroup: None,
-            patience: BOOT_PATIENCE,
-        };
-        let mut is_told = false;
-        let template = store
-            .ensure(&program, &machine, &making, &mut is_ready, &mut |_| {
-                if !std::mem::replace(&mut is_told, true) {
-                    progress(Preparation::Template);
-                }
-            })
-            .map_err(failed("cannot make a template of the virtual machine"))?;
+        let base = Base::prepare(
+            &instance.config.resources,
+            instance.config.require_kvm,
+            paths,
+            progress,
+        )?;
         Ok(Ground {
-            template,
-            accelerator,
+            base,
+            pool: pool::pools(paths),
             image: image.path,
             identity: Identity::of_instance(&instance.id),
-            _kernel: hold,
         })
     }
 
@@ -151,14 +176,20 @@ impl Ground {
     }
 
     pub(super) fn accelerator(&self) -> Accelerator {
-        self.accelerator
+        self.base.accelerator
     }
 
     pub(super) fn memory_bytes(&self) -> u64 {
-        self.template.machine().memory_bytes
+        self.base.template.machine().memory_bytes
     }
 
-    /// Starts a clone, with the image's root as its first disk and the instance's own as its second.
+    /// The name of the pool for machines of its size, when there is to be one: a start may have taken one.
+    pub(super) fn pool(&self) -> Option<String> {
+        let name = self.base.template.key().to_string();
+        (self.pool.size(&name) > 0).then_some(name)
+    }
+
+    /// Starts a clone, or takes one that waits, with the image's root as its first disk and the instance's own as its second.
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then.
@@ -176,7 +207,10 @@ impl Ground {
             disks: vec![image.into(), disk],
             patience: PATIENCE,
         };
-        Starting::clone_of(&self.template, launch)
+        if let Some(starting) = self.pool.claim(&self.base.template, &launch) {
+            return Ok(starting);
+        }
+        Starting::clone_of(&self.base.template, launch)
             .map_err(failed("cannot start the virtual machine"))
     }
 }
@@ -212,12 +246,12 @@ impl isle_image::Progress for Observer<'_> {
 }
 
 /// KVM where it really works, else emulation.
-fn accelerator(instance: &Instance, paths: &Paths) -> Result<Accelerator, StartError> {
+fn accelerator(require_kvm: bool, paths: &Paths) -> Result<Accelerator, StartError> {
     let found = match kvm_works(paths) {
         true => Accelerator::Kvm,
         false => Accelerator::Tcg,
     };
-    match (found, instance.config.require_kvm) {
+    match (found, require_kvm) {
         (Accelerator::Tcg, true) => Err(StartError {
             message: "KVM is required, and this host has none that can run an ordinary kernel\n\
                       hint: `isle doctor` says what is missing; without --require-kvm the machine is emulated, \
@@ -255,18 +289,14 @@ fn qemu_name(accelerator: Accelerator) -> isle_qemu::Accelerator {
 }
 
 fn machine(
-    instance: &Instance,
+    resources: &Resources,
     paths: &Paths,
     kernel: &isle_kernel::Kernel,
     initramfs: PathBuf,
     accelerator: Accelerator,
 ) -> Result<Machine, StartError> {
     let host = HostUsage::read().map_err(failed("cannot find out what the host has"))?;
-    let size = size::of(
-        &instance.config.resources,
-        host.memory_bytes,
-        host.online_cpus,
-    );
+    let size = size::of(resources, host.memory_bytes, host.online_cpus);
     let architecture = Architecture::of_host();
     let profile = match architecture {
         Architecture::X86_64 => Profile::Microvm {
@@ -314,7 +344,7 @@ fn counter_khz(paths: &Paths) -> u64 {
 }
 
 /// Waits until the agent of a machine that boots can be copied: it has answered, and has nothing to do.
-fn is_ready(
+pub(super) fn is_ready(
     port: &UnixStream,
     deadline: Instant,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

@@ -13,6 +13,7 @@
 //! | `request` | what the guest is asked for; pure |
 //! | `ground` | what the machine is started from: kernel, template, block image |
 //! | `disk` | the writable layer |
+//! | `pool` | machines that wait for instances |
 //!
 //! The instance's own process is task 1 of the agent. Its end is told by the agent, once all that it wrote has come;
 //! when the machine ends under it, by the connection that closes.
@@ -20,6 +21,7 @@
 mod disk;
 mod ground;
 mod inside;
+pub(crate) mod pool;
 mod refusals;
 mod request;
 mod shares;
@@ -41,7 +43,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use ground::Ground;
-pub(crate) use ground::make_ready;
+pub(crate) use ground::{Base, make_ready};
 pub(crate) use refusals::{check, resources as check_resources};
 
 use super::host::HostUsage;
@@ -65,6 +67,8 @@ pub(crate) struct Vm {
     layers: Vec<PathBuf>,
     layout: Layout,
     running: Option<Running>,
+    /// The pool that a start may have taken a machine of.
+    pool: Option<String>,
 }
 
 /// What a run has until it is cleaned up.
@@ -143,7 +147,16 @@ impl Vm {
             paths: paths.clone(),
             layout: Layout::detect().map_err(failed("cannot use control groups"))?,
             running: None,
+            pool: None,
         })
+    }
+
+    /// Has the machine that a start has taken replaced. Off the hot path: it takes processor time.
+    fn fill_pool(&mut self) {
+        if let Some(name) = self.pool.take() {
+            // Without it the next start takes longer, no more.
+            let _ = crate::launch::fill_pool(&self.paths, &name);
+        }
     }
 
     /// The same with a machine in which nothing of the image is executed, to look at the files of an
@@ -380,6 +393,7 @@ impl Backend for Vm {
     fn start(&mut self, stdio: Stdio) -> Result<Process, StartError> {
         let ground = Ground::find(&self.instance, &self.paths)?;
         let cgroup = self.make_cgroup(&ground)?;
+        self.pool = ground.pool();
         match self.launch(&ground, &cgroup, stdio) {
             Ok((running, process)) => {
                 let pid = running.machine.pid();
@@ -610,12 +624,14 @@ impl Backend for Vm {
     }
 
     fn rest(&mut self) {
+        self.fill_pool();
         if let Some(running) = &mut self.running {
             running.spec = None;
         }
     }
 
     fn clean_up(&mut self) -> io::Result<()> {
+        self.fill_pool();
         if let Some(mut running) = self.running.take() {
             // What a removed instance has written nobody reads.
             if running.is_over && !running.is_killed && !self.instance.config.auto_remove {

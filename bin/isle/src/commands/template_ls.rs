@@ -1,0 +1,73 @@
+//! `isle template ls`.
+
+use isle_engine::machines::{self, Template};
+use isle_format::{Column, Row, human};
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::context::Context;
+use crate::failure::Result;
+use crate::output::{self, ListFlags};
+
+pub const ABOUT: &str = "List the templates that virtual machines are copied from";
+pub const EXAMPLES: &str = "  isle template ls
+  isle template ls --format '{{.Name}} {{.Size}}'
+  isle template ls -q";
+
+/// Flags of `template ls`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// A template, table TEMPLATE, or json
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Without the title line
+    #[arg(long)]
+    no_headers: bool,
+    /// Only names
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+const COLUMNS: &[Column] = &[
+    column("Name", "NAME"),
+    column("Memory", "MEMORY"),
+    column("CPUs", "CPUS"),
+    column("Accelerator", "ACCELERATOR"),
+    column("QEMU", "QEMU"),
+    column("CreatedSince", "CREATED"),
+    column("UsedSince", "USED"),
+    column("Size", "SIZE"),
+];
+
+const fn column(field: &'static str, title: &'static str) -> Column {
+    Column { field, title }
+}
+
+pub fn run(args: &Args, context: &Context) -> Result {
+    let list = ListFlags {
+        format: args.format.as_deref(),
+        only: args.quiet.then_some("Name"),
+        without_titles: args.no_headers,
+    };
+    let listing = list.listing(COLUMNS)?;
+    let now = Timestamp::now();
+    let templates = machines::templates(&context.paths())?;
+    let rows: Vec<Row> = templates.iter().map(|template| row(template, now)).collect();
+    output::list(&listing, COLUMNS, &rows)
+}
+
+fn row(template: &Template, now: Timestamp) -> Row {
+    let ago = |time| Timestamp::try_from(time).map_or_else(|_| String::new(), |time| human::ago(time, now));
+    let machine = template.machine.as_ref();
+    let memory = machine.map(|machine| human::binary_size(machine.memory_bytes));
+    Row::new([
+        ("Name", json!(template.name)),
+        ("Memory", json!(memory.unwrap_or_default())),
+        ("CPUs", json!(machine.map_or_else(String::new, |machine| machine.vcpus.to_string()))),
+        ("Accelerator", json!(machine.map_or("", |machine| machine.accelerator.name()))),
+        ("QEMU", json!(template.qemu.as_deref().unwrap_or("damaged"))),
+        ("CreatedSince", json!(ago(template.created))),
+        ("UsedSince", json!(ago(template.used))),
+        ("Size", json!(human::size(template.bytes, 3))),
+    ])
+}

@@ -1,0 +1,47 @@
+//! Machines that wait for instances: loaded, stopped, their agent has answered once.
+//!
+//! There are none until somebody asks for a number of them. Nothing runs to look after them: the supervisor that
+//! takes one has it replaced by a process of its own ([`crate::launch::fill_pool`]), which ends when that is done.
+
+use std::time::Instant;
+
+use isle_qemu::{Pool, Store};
+
+use super::ground::{self, PATIENCE};
+use crate::Paths;
+use crate::backend::{StartError, failed};
+
+/// Where templates are.
+pub(crate) fn templates(paths: &Paths) -> Store {
+    Store {
+        directory: paths.root.join("templates"),
+        checked: paths.run.join("templates"),
+    }
+}
+
+/// Where machines wait. Gone with a boot of the host.
+pub(crate) fn pools(paths: &Paths) -> Pool {
+    Pool {
+        directory: paths.run.join("pool"),
+    }
+}
+
+/// Starts machines until as many wait as are wanted. Returns how many it has started.
+///
+/// # Errors
+/// [`StartError`], also when there is no template of this name any more.
+pub(crate) fn fill(paths: &Paths, template: &str) -> Result<u32, StartError> {
+    let templates = templates(paths);
+    let pools = pools(paths);
+    pools
+        .remove_orphans(&templates)
+        .map_err(failed("cannot remove old pools"))?;
+    let Some(template) = templates.open_by_name(template) else {
+        return Ok(0);
+    };
+    let mut exercise =
+        |port: &std::os::unix::net::UnixStream| ground::is_ready(port, Instant::now() + PATIENCE);
+    pools
+        .fill(&template, PATIENCE, Some(&mut exercise))
+        .map_err(failed("cannot fill the pool"))
+}
