@@ -63,7 +63,8 @@ fn new() -> Vec<u8> {
     archive("new", &[layer("shared", 300_000), layer("new", 600_000)])
 }
 
-/// What the child does: a load beside an image that is there, then a removal of that one.
+/// What the child does: a load beside an image that is there, a disk of what it has loaded, then a removal
+/// of the first one.
 #[test]
 fn child() {
     let Ok(root) = std::env::var("ISLE_CRASH_ROOT") else {
@@ -75,6 +76,15 @@ fn child() {
     if let Err(error) = loaded {
         eprintln!("load: {error}");
         std::process::exit(1);
+    }
+    let can_make_disks =
+        rustix::process::geteuid().is_root() && crate::confined::find("mkfs.erofs").is_some();
+    if can_make_disks {
+        let image = store.find("new").unwrap();
+        if let Err(error) = store.block_image(&image, &Silent) {
+            eprintln!("block image: {error}");
+            std::process::exit(1);
+        }
     }
     if let Err(error) = store.remove("old", false) {
         eprintln!("remove: {error}");
@@ -128,6 +138,10 @@ fn check_tidy(root: &Path) {
     assert_eq!(count("tmp"), 1, "only the folder for partial downloads");
     assert_eq!(count("layers"), rows("SELECT count(*) FROM layer"));
     assert_eq!(count("blobs/sha256"), rows("SELECT count(*) FROM blob"));
+    assert_eq!(
+        count("block-images"),
+        rows("SELECT count(*) FROM block_image")
+    );
     assert_eq!(rows("SELECT count(*) FROM image_lease"), 0);
 }
 
