@@ -58,6 +58,7 @@ const CALLS: &[&str] = &[
     "ppoll",
     "getsockopt",
     "setsockopt",
+    "eventfd2",
     "close",
     "close_range",
     "dup",

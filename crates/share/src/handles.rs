@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags, RawDir, SeekFrom, seek};
 use rustix::io::Errno;
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 #[derive(Clone, Debug)]
 pub(crate) struct Open {
     /// Its descriptor.
-    pub(crate) descriptor: Rc<OwnedFd>,
+    pub(crate) descriptor: Arc<OwnedFd>,
     /// The node that it is.
     pub(crate) node: u64,
 }
@@ -138,7 +138,7 @@ impl Handles {
     /// Adds a file.
     pub(crate) fn add_file(&mut self, descriptor: OwnedFd, node: u64) -> Result<u64, Errno> {
         self.add(Handle::File(Open {
-            descriptor: Rc::new(descriptor),
+            descriptor: Arc::new(descriptor),
             node,
         }))
     }

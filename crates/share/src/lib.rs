@@ -43,6 +43,7 @@ mod protocol;
 pub mod request;
 mod server;
 mod spawn;
+mod syncs;
 
 pub use server::{ServeError, Session, main};
 pub use spawn::{MAX_SHARES, PROGRAM, Request, Server, Share, SpawnError, spawn};

@@ -283,6 +283,30 @@ fn waiting_for_locks_stops_nobody_and_has_a_limit() {
 }
 
 #[test]
+fn a_flood_of_syncs_is_answered() {
+    const FSYNC: u32 = 20;
+    const ASKED: usize = 2000;
+    let mut hostile = Hostile::new();
+    let share = hostile.look_up(1, "0").unwrap();
+    let file = hostile.look_up(share, "file").unwrap();
+    let handle = number(&hostile.ask(OPEN, file, &[0; 8]).unwrap());
+    let mut wire = hostile.wire.as_ref().unwrap().try_clone().unwrap();
+    let sync = request(FSYNC, file, &words(&[handle, 0]));
+    let sender = std::thread::spawn(move || {
+        for _ in 0..ASKED {
+            wire.write_all(&sync).unwrap();
+        }
+    });
+    for _ in 0..ASKED {
+        assert_eq!(hostile.receive().1, Ok(Vec::new()));
+    }
+    sender.join().unwrap();
+    let unknown = hostile.ask(FSYNC, file, &words(&[77, 0]));
+    assert_eq!(errno(unknown), Errno::BADF);
+    hostile.end();
+}
+
+#[test]
 fn a_guest_that_begins_again_starts_with_nothing() {
     let mut hostile = Hostile::new();
     let share = hostile.look_up(1, "0").unwrap();

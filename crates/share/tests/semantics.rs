@@ -551,6 +551,32 @@ with mmap.mmap(fd, 10000) as m:
 }
 
 #[test]
+fn many_wait_for_the_disk_at_once() {
+    if skipped() {
+        return;
+    }
+    let shared = Shared::new();
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let path = shared.guest.join(number.to_string());
+            scope.spawn(move || {
+                let mut file = open(&path);
+                for _ in 0..20 {
+                    file.write_all(b"0123456789").unwrap();
+                    file.sync_all().unwrap();
+                    file.sync_data().unwrap();
+                }
+            });
+        }
+    });
+    File::open(&shared.guest).unwrap().sync_all().unwrap();
+    for number in 0..8 {
+        let written = shared.host.join(number.to_string()).metadata().unwrap();
+        assert_eq!(written.len(), 200);
+    }
+}
+
+#[test]
 fn both_sides_append_without_loss() {
     if skipped() {
         return;

@@ -3,12 +3,13 @@
 use std::ffi::CStr;
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::fs::{
     FallocateFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, copy_file_range, fallocate,
-    fdatasync, fsync, openat2,
+    openat2,
 };
-use rustix::io::{Errno, ReadWriteFlags, pread, pwritev2};
+use rustix::io::{Errno, ReadWriteFlags, fcntl_dupfd_cloexec, pread, pwritev2};
 
 use super::Session;
 use crate::handles::reopen;
@@ -16,6 +17,7 @@ use crate::identity::{as_caller, without_privileges};
 use crate::nodes::{Found, find};
 use crate::protocol::{NOTIFY_ENTRY, NOTIFY_INODE, OPEN_WITHOUT_FLUSH, Put};
 use crate::request::{Caller, Operation};
+use crate::syncs;
 
 /// One copy_file_range(2) takes no longer than everybody else can wait.
 const MAX_COPY: u64 = 16 << 20;
@@ -223,14 +225,24 @@ impl Session<'_> {
         Ok(())
     }
 
-    pub(super) fn sync(&mut self, handle: u64, is_data_only: bool) -> Result<(), Errno> {
-        if let Ok(directory) = self.handles.directory(handle) {
-            return fsync(directory.descriptor());
-        }
-        let file = &self.handles.file(handle)?.descriptor;
-        match is_data_only {
-            true => fdatasync(&**file),
-            false => fsync(&**file),
+    /// Begins to write a file or directory back to the disk; `None`: it is answered later.
+    pub(super) fn sync(
+        &mut self,
+        unique: u64,
+        handle: u64,
+        is_data_only: bool,
+    ) -> Option<Result<(), Errno>> {
+        let file = match self.handles.directory(handle) {
+            Ok(directory) => fcntl_dupfd_cloexec(directory.descriptor(), 0).map(Arc::new),
+            Err(_) => self
+                .handles
+                .file(handle)
+                .map(|open| open.descriptor.clone()),
+        };
+        match file {
+            Ok(file) if self.syncs.begin(unique, &file, is_data_only) => None,
+            Ok(file) => Some(syncs::sync(&file, is_data_only)),
+            Err(errno) => Some(Err(errno)),
         }
     }
 

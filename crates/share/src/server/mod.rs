@@ -1,4 +1,5 @@
-//! The server: one request after the other, each answered from the host's files.
+//! The server: one request after the other, each answered from the host's files. Only who waits for a lock or for a
+//! disk is answered later.
 //!
 //! Nothing of the host's files is cached here. What the guest's kernel caches, and for how long, is decided in
 //! [`CACHED`] and [`Session::open`].
@@ -7,31 +8,31 @@ mod attributes;
 mod directories;
 mod files;
 mod names;
+mod waiting;
 mod xattrs;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::fs::{FileType, Mode, OFlags, Statx};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::MAX_SHARES;
 use crate::handles::Handles;
-use crate::locks::{Locks, Waiting};
+use crate::locks::Locks;
 use crate::nodes::{Found, Nodes};
 use crate::protocol::{
     MAJOR, MAX_DATA, MAX_REQUEST, MINOR, OLDEST_MINOR, Put, REPLY_HEADER, ROOT, init,
 };
-use crate::request::{self, LengthError, LockKind, LockRequest, Operation, Request};
+use crate::request::{self, LengthError, Operation, Request};
+use crate::syncs::Syncs;
 
 /// For so long the guest's kernel believes names and attributes without asking. Changes of the host are seen after that at
 /// the latest; by open(2) at once.
 const CACHED: Duration = Duration::from_millis(100);
-/// How often it is tried whether a lock that somebody waits for is free.
-const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Why the server cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +94,7 @@ pub struct Session<'a> {
     nodes: Nodes,
     handles: Handles,
     locks: Locks,
+    syncs: Syncs,
     /// The reply that is being made, behind room for its header.
     out: Vec<u8>,
 }
@@ -113,6 +115,7 @@ impl<'a> Session<'a> {
             nodes: Nodes::new(0),
             handles: Handles::new(0),
             locks: Locks::new(0),
+            syncs: Syncs::new().map_err(failed_to("wait for"))?,
             out: Vec::new(),
         };
         session.reset()?;
@@ -125,6 +128,7 @@ impl<'a> Session<'a> {
         self.nodes = Nodes::new(most / 2);
         self.handles = Handles::new(most / 4);
         self.locks = Locks::new(most / 8);
+        self.syncs = Syncs::new().map_err(failed_to("wait for"))?;
         self.roots.clear();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut all = vec![rustix::fs::open("/", flags, Mode::empty())];
@@ -180,66 +184,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Reads what has come; `false` at the end. Tries locks meanwhile.
-    fn receive(&mut self, input: &mut Vec<u8>) -> Result<bool, ServeError> {
-        input.reserve(MAX_REQUEST.saturating_sub(input.len()));
-        loop {
-            if !self.locks.waiting.is_empty() {
-                self.await_locks()?;
-            }
-            match rustix::io::read(self.connection, rustix::buffer::spare_capacity(input)) {
-                Ok(0) => return Ok(false),
-                Ok(_) => return Ok(true),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => self.poll(PollFlags::IN, None)?,
-                Err(errno) => return Err(connection("read from")(errno)),
-            }
-        }
-    }
-
-    fn poll(&self, what: PollFlags, timeout: Option<Duration>) -> Result<(), ServeError> {
-        let timeout = timeout.map(|timeout| Timespec {
-            tv_sec: 0,
-            tv_nsec: timeout.subsec_nanos().into(),
-        });
-        let mut descriptors = [PollFd::from_borrowed_fd(self.connection, what)];
-        match poll(&mut descriptors, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(connection("wait for")(errno)),
-        }
-    }
-
-    /// Waits until something comes, and meanwhile hands out locks that have become free.
-    fn await_locks(&mut self) -> Result<(), ServeError> {
-        loop {
-            let waiting = std::mem::take(&mut self.locks.waiting);
-            for one in waiting {
-                let open = self.handles.file(one.request.handle).cloned();
-                let outcome = open.and_then(|open| self.locks.set(&open, &one.request, one.pid));
-                match outcome {
-                    Err(Errno::AGAIN) => self.locks.waiting.push(one),
-                    outcome => {
-                        self.begin();
-                        self.finish(one.unique, outcome)?;
-                    }
-                }
-            }
-            if self.locks.waiting.is_empty() {
-                return Ok(());
-            }
-            let interval = Timespec {
-                tv_sec: 0,
-                tv_nsec: LOCK_INTERVAL.subsec_nanos().into(),
-            };
-            let mut descriptors = [PollFd::from_borrowed_fd(self.connection, PollFlags::IN)];
-            match poll(&mut descriptors, Some(&interval)) {
-                Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) => return Ok(()),
-                Err(errno) => return Err(connection("wait for")(errno)),
-            }
-        }
-    }
-
     fn take(&mut self, bytes: &[u8]) -> Result<(), ServeError> {
         let request = request::parse(bytes)?;
         self.begin();
@@ -251,8 +195,17 @@ impl<'a> Session<'a> {
                 request: lock,
                 waits,
             }) => return self.set_lock(request.unique, request.caller.pid, lock, waits),
+            Ok(Operation::Sync {
+                handle,
+                is_data_only,
+            }) => {
+                return match self.sync(request.unique, handle, is_data_only) {
+                    None => Ok(()),
+                    Some(outcome) => self.finish(request.unique, outcome),
+                };
+            }
             Ok(Operation::Interrupt { unique }) => {
-                // Everything but waiting for a lock is done by now.
+                // Everything else is done by now, or will be: a disk cannot be interrupted.
                 return match self.locks.interrupt(unique) {
                     true => self.finish(unique, Err(Errno::INTR)),
                     false => Ok(()),
@@ -347,10 +300,6 @@ impl<'a> Session<'a> {
                 self.handles.remove(handle);
                 Ok(())
             }
-            Operation::Sync {
-                handle,
-                is_data_only,
-            } => self.sync(handle, is_data_only),
             Operation::Allocate {
                 handle,
                 offset,
@@ -382,7 +331,10 @@ impl<'a> Session<'a> {
             Operation::ListXattr { size } => self.list_xattr(node, size),
             Operation::RemoveXattr { name } => self.remove_xattr(node, name),
             Operation::GetLock(request) => self.get_lock(&request, caller.pid),
-            Operation::SetLock { .. } | Operation::Interrupt { .. } => Err(Errno::INVAL),
+            // They are answered later.
+            Operation::SetLock { .. } | Operation::Sync { .. } | Operation::Interrupt { .. } => {
+                Err(Errno::INVAL)
+            }
         }
     }
 
@@ -413,56 +365,6 @@ impl<'a> Session<'a> {
         self.out.put_u32(1); // Times have nanoseconds.
         self.out.put_u16((MAX_DATA / 4096) as u16);
         self.out.resize(REPLY_HEADER + 64, 0);
-        Ok(())
-    }
-
-    fn set_lock(
-        &mut self,
-        unique: u64,
-        pid: u32,
-        lock: LockRequest,
-        waits: bool,
-    ) -> Result<(), ServeError> {
-        let open = self.handles.file(lock.handle).cloned();
-        let mut outcome = open.and_then(|open| self.locks.set(&open, &lock, pid));
-        if waits && outcome == Err(Errno::AGAIN) {
-            outcome = self.locks.wait(Waiting {
-                unique,
-                pid,
-                request: lock,
-            });
-            if outcome.is_ok() {
-                // It is answered when the lock is free, or when it is given up.
-                return Ok(());
-            }
-        }
-        self.finish(unique, outcome)
-    }
-
-    fn get_lock(&mut self, request: &LockRequest, pid: u32) -> Result<(), Errno> {
-        const LAST: u64 = i64::MAX.cast_unsigned();
-        let open = self.handles.file(request.handle)?.clone();
-        let Some((lock, holder)) = self.locks.obstacle(&open, request, pid)? else {
-            self.out.put_u64(request.start.cast_unsigned());
-            self.out
-                .put_u64(request.last.map_or(LAST, i64::cast_unsigned));
-            self.out.put_u32(LockKind::Unlocked as u32);
-            self.out.put_u32(0);
-            return Ok(());
-        };
-        let start = lock.start.cast_unsigned();
-        self.out.put_u64(start);
-        self.out.put_u64(match lock.length {
-            0 => LAST,
-            length => start + length.cast_unsigned() - 1,
-        });
-        let kind = match lock.kind {
-            isle_sys::lock::Kind::Shared => LockKind::Shared,
-            isle_sys::lock::Kind::Exclusive => LockKind::Exclusive,
-            isle_sys::lock::Kind::Unlocked => LockKind::Unlocked,
-        };
-        self.out.put_u32(kind as u32);
-        self.out.put_u32(holder);
         Ok(())
     }
 
@@ -502,8 +404,8 @@ impl<'a> Session<'a> {
             match rustix::io::write(self.connection, bytes) {
                 Ok(sent) => bytes = &bytes[sent..],
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => self.poll(PollFlags::OUT, None)?,
-                Err(errno) => return Err(connection("write to")(errno)),
+                Err(Errno::AGAIN) => self.poll(PollFlags::OUT)?,
+                Err(errno) => return Err(failed_to("write to")(errno)),
             }
         }
         Ok(())
@@ -544,7 +446,7 @@ impl<'a> Session<'a> {
     }
 }
 
-fn connection(what: &'static str) -> impl Fn(Errno) -> ServeError {
+fn failed_to(what: &'static str) -> impl Fn(Errno) -> ServeError {
     move |errno| ServeError::Connection {
         what,
         source: errno.into(),
