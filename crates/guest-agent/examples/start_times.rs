@@ -17,6 +17,20 @@ use isle_guest::{Connection, Further, Workload};
 use support::machine::{counter_khz, fill_root, initramfs, parts, prepare, run};
 use support::{is_readable, process, seccomp, spec, streams, until, user};
 
+/// With `AHEAD` the template mounts the root file system, and the disks of its copies are copies of its disk.
+fn is_mounted_ahead() -> bool {
+    std::env::var_os("AHEAD").is_some()
+}
+
+fn format_disk(disk: &Path) {
+    let file = std::fs::File::create(disk).unwrap();
+    file.set_len(256 << 20).unwrap();
+    run(
+        "mkfs.ext4",
+        &["-q".as_ref(), "-F".as_ref(), disk.as_os_str()],
+    );
+}
+
 fn qemu(folder: &Path, name: &str, is_shared: bool) -> Command {
     let path = |name: &str| folder.join(name).display().to_string();
     let mut command = Command::new("qemu-system-x86_64");
@@ -68,7 +82,7 @@ fn qemu(folder: &Path, name: &str, is_shared: bool) -> Command {
         ("root", "image", "read-only=on,"),
         ("upper", name, "discard=unmap,"),
     ] {
-        command.args(match is_shared {
+        command.args(match is_shared && !is_mounted_ahead() {
             true => [
                 "-blockdev".to_owned(),
                 format!("driver=null-co,node-name={id},size=1099511627776,read-zeroes=on,{more}")
@@ -123,6 +137,23 @@ impl Qmp {
     }
 }
 
+/// Blocks of guest code that were translated so far: what no load of the host changes.
+fn blocks(qmp: &mut Qmp) -> u64 {
+    qmp.say(
+        "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"info jit\"}}",
+    );
+    let text = qmp.hear("TB count");
+    let rest = text.split("TB count").nth(1).unwrap_or_default();
+    let digits = rest
+        .trim_start_matches(' ')
+        .split(|c: char| !c.is_ascii_digit());
+    digits
+        .into_iter()
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0)
+}
+
 const IGNORE_SHARED: &str = "{\"execute\":\"qmp_capabilities\"}{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{\"capability\":\"x-ignore-shared\",\"state\":true},{\"capability\":\"events\",\"state\":true}]}}";
 
 /// CPU time of all threads of a process so far, in ms: what a busy machine does not change much.
@@ -161,6 +192,7 @@ fn main() {
         &[path("image").as_os_str(), path("root").as_os_str()],
     );
 
+    format_disk(&path("template"));
     let begun = Instant::now();
     let template = qemu(folder.path(), "template", true)
         .arg("-kernel")
@@ -179,6 +211,9 @@ fn main() {
         "template: the agent answers after {:.0} ms",
         begun.elapsed().as_secs_f64() * 1e3
     );
+    if is_mounted_ahead() {
+        guest.mount(&prepare().root).unwrap();
+    }
     drop(guest);
     std::thread::sleep(Duration::from_millis(300));
     qmp.say(IGNORE_SHARED);
@@ -202,17 +237,14 @@ fn main() {
     let seccomp = seccomp();
     let root = user("");
     println!(
-        "wall: resumed, started, output | cpu: resumed, prepared, started, output | wall: exec, exec again"
+        "ms: resumed, started, output | CPU ms: resumed, prepared, started, output | blocks: the same | ms: exec, exec again"
     );
     for number in 0..runs {
         let name = format!("clone{number}");
-        let disk = std::fs::File::create(path(&name)).unwrap();
-        disk.set_len(256 << 20).unwrap();
-        let disk_path = path(&name);
-        run(
-            "mkfs.ext4",
-            &["-q".as_ref(), "-F".as_ref(), disk_path.as_os_str()],
-        );
+        match is_mounted_ahead() {
+            true => drop(std::fs::copy(path("template"), path(&name)).unwrap()),
+            false => format_disk(&path(&name)),
+        }
         let state = std::fs::File::open(path("state")).unwrap();
         let begun = Instant::now();
         let since = || begun.elapsed().as_secs_f64() * 1e3;
@@ -234,6 +266,7 @@ fn main() {
         };
         let is_split = std::env::var_os("SPLIT").is_some();
         let mut prepared = 0.0;
+        let mut blocks_prepared = 0;
         let process = match is_split {
             true => None,
             false => Some(guest.launch(&prepare(), &workload, stdio).unwrap()),
@@ -243,9 +276,11 @@ fn main() {
         qmp.hear("\"RESUME\"");
         let resumed = since();
         let cpu_resumed = cpu_ms(&child.0);
+        let blocks_resumed = blocks(&mut qmp);
         let process = process.unwrap_or_else(|| {
             guest.prepare(&prepare()).unwrap();
             prepared = cpu_ms(&child.0);
+            blocks_prepared = blocks(&mut qmp);
             let (stdio, new) = streams(false);
             ends = new;
             guest.start(&workload, stdio).unwrap()
@@ -254,12 +289,14 @@ fn main() {
             .started(&process)
             .unwrap_or_else(|error| panic!("{error:?}"));
         let (started, cpu_started) = (since(), cpu_ms(&child.0));
+        let blocks_started = blocks(&mut qmp);
         let mut output = Vec::new();
         until(&mut guest, |_| {
             support::read_some(&mut ends.stdout, &mut output);
             !output.is_empty() || is_readable(&process.ended)
         });
         let (output, cpu_output) = (since(), cpu_ms(&child.0));
+        let blocks_output = blocks(&mut qmp);
 
         let mut exec = [0.0; 2];
         if words == ["sleep", "1000"] {
@@ -279,7 +316,8 @@ fn main() {
             }
         }
         println!(
-            "{resumed:7.1} {started:7.1} {output:7.1} | {cpu_resumed:7.1} {prepared:7.1} {cpu_started:7.1} {cpu_output:7.1} | {:7.1} {:7.1}",
+            "{resumed:7.1} {started:7.1} {output:7.1} | {cpu_resumed:7.1} {prepared:7.1} {cpu_started:7.1} {cpu_output:7.1} | \
+             {blocks_resumed:6} {blocks_prepared:6} {blocks_started:6} {blocks_output:6} | {:7.1} {:7.1}",
             exec[0], exec[1]
         );
         drop(child);

@@ -269,10 +269,15 @@ impl Agent {
                 if self.prepared.is_some() {
                     return Err(failed("the guest")("it is somebody's already"));
                 }
-                let prepared = prepare::prepare(&self.place, &asked);
-                let outcome = prepared.map(|files| self.files = files);
+                let outcome = prepare::prepare(&self.place, &mut self.files, &asked);
                 self.prepared = Some(outcome.clone());
                 outcome.map(|()| Reply::Done)
+            }
+            Request::Mount(root) => {
+                if self.prepared.is_some() {
+                    return Err(failed("the guest")("it is somebody's already"));
+                }
+                prepare::mount_ahead(&self.place, &mut self.files, &root).map(|()| Reply::Done)
             }
             Request::Start(start) => {
                 self.check_prepared()?;

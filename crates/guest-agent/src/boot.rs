@@ -90,7 +90,8 @@ fn boot() -> io::Result<Agent> {
     load_modules()?;
     new_root()?;
     let cgroup = control_group::make().map_err(failed("cannot make the control group"))?;
-    protect_from_kills();
+    // Lack of memory ends other processes: the kernel never kills the first one, and what it set for itself its children
+    // would inherit.
     network::loopback_up().map_err(failed("cannot bring the loopback interface up"))?;
     let port = port(PORT, OFlags::NONBLOCK)?;
     last_words::set_port(port.try_clone()?);
@@ -152,11 +153,6 @@ fn load_modules() -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whatever the guest runs out of memory for, it is not this.
-fn protect_from_kills() {
-    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
 }
 
 /// Opens a port by its name. Nothing makes links by name here; the kernel tells the names in /sys.

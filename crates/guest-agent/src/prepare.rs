@@ -35,6 +35,8 @@ pub(crate) struct Files {
     pub(crate) upper: Option<OwnedFd>,
     /// The disk that it is on; `None` when it is in memory.
     pub(crate) disk: Option<OwnedFd>,
+    /// What was mounted.
+    mounted: Option<Root>,
 }
 
 impl Files {
@@ -47,14 +49,23 @@ impl Files {
     }
 }
 
+/// Mounts the root file system ahead of time, see [`isle_guest_protocol::Request::Mount`].
+pub(crate) fn mount_ahead(place: &Place, files: &mut Files, asked: &Root) -> Result<(), Failure> {
+    if !place.is_guest || files.mounted.is_some() {
+        return Err(failed("cannot mount the root file system")("there is one"));
+    }
+    *files = root(place, asked)?;
+    // What the disk holds is then what the kernel believes it to hold.
+    rustix::fs::sync();
+    Ok(())
+}
+
 /// Does all of it.
-pub(crate) fn prepare(place: &Place, asked: &Prepare) -> Result<Files, Failure> {
+pub(crate) fn prepare(place: &Place, files: &mut Files, asked: &Prepare) -> Result<(), Failure> {
     if !place.is_guest {
         write_files(place, &asked.files)?;
-        return Ok(Files {
-            root: Some(place.run.join("root")),
-            ..Files::default()
-        });
+        files.root = Some(place.run.join("root"));
+        return Ok(());
     }
     isle_sys::random::seed(&asked.seed)
         .map_err(failed("cannot seed the kernel's random numbers"))?;
@@ -74,7 +85,16 @@ pub(crate) fn prepare(place: &Place, asked: &Prepare) -> Result<Files, Failure> 
             .and_then(|port| shares::mount(port, &at))
             .map_err(failed("cannot mount folders of the host"))?;
     }
-    root(place, &asked.root)
+    match &files.mounted {
+        None => *files = root(place, &asked.root)?,
+        Some(mounted) if *mounted == asked.root => {}
+        Some(_) => {
+            return Err(failed("cannot mount the root file system")(
+                "this guest is a copy of one that has mounted another one",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Sets the wall clock.
@@ -158,7 +178,10 @@ fn root(place: &Place, asked: &Root) -> Result<Files, Failure> {
     let fail = || failed("cannot mount the root file system");
     let image = place.run.join("image");
     mount_disk(&asked.image, &image, MountFlags::RDONLY)?;
-    let mut files = Files::default();
+    let mut files = Files {
+        mounted: Some(asked.clone()),
+        ..Files::default()
+    };
     let disk = place.run.join("disk");
     match &asked.writable {
         Writable::Nowhere => {

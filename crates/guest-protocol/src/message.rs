@@ -130,6 +130,10 @@ pub enum Request {
         /// Which.
         task: u32,
     },
+    /// Mounts the root file system ahead of [`Request::Prepare`], in a guest that is to be copied: each copy that asks
+    /// for the same one finds it mounted. A writable disk of a copy must hold, byte for byte, what that of this guest
+    /// holds when it is copied.
+    Mount(Box<Root>),
     /// Gives blocks that no file has back to the host, see fstrim(8).
     Trim,
     /// Writes everything back, lets the file systems go, and switches the guest off.

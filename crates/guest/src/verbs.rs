@@ -6,7 +6,8 @@ use isle_cgroup::plan::Current;
 use isle_guest_protocol::records::{self, Change, Process};
 use isle_guest_protocol::{
     Bytes, Clock, End, Ended, Failure, FailureKind, PathStat, Prepare, ReadTree, Reply, Request,
-    Stats, Stdio as WireStdio, Stream, TaskState, Tree, WORKLOAD, Welcome, WindowSize, WriteTree,
+    Root, Stats, Stdio as WireStdio, Stream, TaskState, Tree, WORKLOAD, Welcome, WindowSize,
+    WriteTree,
 };
 use isle_types::Signal;
 use oci_spec::runtime::LinuxResources;
@@ -54,6 +55,17 @@ impl Connection {
     ) -> Result<RemoteProcess, StartError> {
         let request = workload.request(wire(&stdio))?;
         Ok(self.begin(WORKLOAD, stdio, &Request::Start(Box::new(request)))?)
+    }
+
+    /// Mounts the root file system ahead of time, in a guest that is to become a template: copies of it whose
+    /// [`Prepare::root`] is the same have it, and spend no time on it. The image must be the same file for all of them, and
+    /// the writable disk of each copy must hold, byte for byte, what the template's holds when it is saved; so this is for
+    /// disks that were never written to.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when a disk cannot be mounted.
+    pub fn mount(&mut self, root: &Root) -> Result<(), Error> {
+        self.order(&Request::Mount(Box::new(root.clone())))
     }
 
     /// Makes the guest this instance's without starting anything in it: to look at the files of an instance that
