@@ -257,6 +257,11 @@ pub(crate) fn steps(confined: &Confined<'_>) -> Result<Vec<Step>, CompileError> 
             candidates: vec![c_string(confined.program.as_os_str())],
         },
     ]);
+    if confined.kvm.is_none() {
+        // Of translated code, most of which is never executed again: 12 % of the processor time of a
+        // boot, and 1.5 MB of a machine at rest.
+        steps.push(Step::NoHugePages);
+    }
     let first_closed = FIRST_DESCRIPTOR + u32::try_from(confined.descriptors.len()).unwrap_or(0);
     steps.push(Step::Descriptors(confined.descriptors.clone()));
     steps.push(Step::CloseFrom(first_closed));

@@ -402,6 +402,16 @@ impl<'a> Child<'a> {
                 }
                 Ok(())
             }
+            Step::NoHugePages => call!(
+                Action::Call,
+                SYS_prctl,
+                libc::PR_SET_THP_DISABLE,
+                1,
+                0,
+                0,
+                0
+            )
+            .map(drop),
             Step::Descriptors(slots) => self.descriptors(slots),
             Step::ResourceLimit {
                 resource,

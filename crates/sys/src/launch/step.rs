@@ -254,6 +254,8 @@ pub enum Step {
     Streams([Slot; 3]),
     /// Gives the standard streams to a user, where they can be given.
     OwnStreams(u32),
+    /// No memory of the program is backed by huge pages (`PR_SET_THP_DISABLE`), whatever it asks for.
+    NoHugePages,
     /// Makes these the descriptors 3, 4, … of the program, at most 64 of them. What had these numbers
     /// before is closed, so that no later step may use a slot.
     Descriptors(Vec<Slot>),
@@ -496,6 +498,7 @@ impl fmt::Display for Step {
             Step::RootAttributes { .. } => f.write_str("set the attributes of the root mount"),
             Step::Streams(_) => f.write_str("set the standard streams"),
             Step::OwnStreams(uid) => write!(f, "give the standard streams to user {uid}"),
+            Step::NoHugePages => f.write_str("do without huge pages"),
             Step::Descriptors(slots) => write!(f, "pass {} descriptors on", slots.len()),
             Step::ResourceLimit {
                 name, soft, hard, ..
