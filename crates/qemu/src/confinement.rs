@@ -82,6 +82,8 @@ pub(crate) struct Confined<'a> {
     pub descriptors: Vec<Slot>,
     /// Whether it asks for a template's memory.
     pub has_memory_file: bool,
+    /// It is of no use to anybody once who has started it is gone.
+    pub dies_with_parent: bool,
     /// Threads that it may have.
     pub most_threads: u64,
 }
@@ -257,6 +259,9 @@ pub(crate) fn steps(confined: &Confined<'_>) -> Result<Vec<Step>, CompileError> 
             candidates: vec![c_string(confined.program.as_os_str())],
         },
     ]);
+    if confined.dies_with_parent {
+        steps.push(Step::DieWithParent);
+    }
     if confined.kvm.is_none() {
         // Of translated code, most of which is never executed again: 12 % of the processor time of a
         // boot, and 1.5 MB of a machine at rest.
@@ -391,6 +396,7 @@ mod tests {
             streams: [Slot(2), Slot(2), Slot(3)],
             descriptors: vec![Slot(4), Slot(5)],
             has_memory_file,
+            dies_with_parent: false,
             most_threads: 70,
         })
         .unwrap()

@@ -145,6 +145,7 @@ mod tests {
             files: Vec::new(),
             needs_kvm: false,
             has_memory_file: true,
+            dies_with_parent: true,
             vcpus: 1,
         };
         let (process, listener) = process::start(request).unwrap();

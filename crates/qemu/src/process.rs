@@ -68,6 +68,8 @@ pub(crate) struct Request<'a> {
     pub files: Vec<(&'a Path, &'static str)>,
     pub needs_kvm: bool,
     pub has_memory_file: bool,
+    /// It ends with the calling thread.
+    pub dies_with_parent: bool,
     pub vcpus: u32,
 }
 
@@ -157,6 +159,7 @@ pub(crate) fn start(request: Request<'_>) -> Result<(Process, Option<OwnedFd>), 
             streams: [null, null, errors],
             descriptors,
             has_memory_file: request.has_memory_file,
+            dies_with_parent: request.dies_with_parent,
             most_threads: THREADS + u64::from(request.vcpus),
         })
         .map_err(|error| ProcessError::Prepare {

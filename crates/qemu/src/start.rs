@@ -244,6 +244,7 @@ impl Starting {
             files,
             needs_kvm: machine.accelerator == Accelerator::Kvm,
             has_memory_file: origin.memory.is_some(),
+            dies_with_parent: origin.role == Role::Maker,
             vcpus: machine.vcpus,
         })?;
         Ok(Starting {

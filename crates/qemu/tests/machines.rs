@@ -212,6 +212,74 @@ fn a_damaged_template_is_made_again_and_an_outdated_one_goes() {
     assert_eq!(world.names(), 1);
 }
 
+/// Not a test: a process for the next one, to be killed.
+#[test]
+#[ignore = "it is part of another test"]
+fn a_maker_that_is_never_ready() {
+    let folder = std::path::PathBuf::from(std::env::var_os("ISLE_TEST_MAKER").unwrap());
+    let text = fs::read_to_string(folder.join("machine.json")).unwrap();
+    let machine: Machine = serde_json::from_str(&text).unwrap();
+    let cache = folder.join("cache");
+    let program = Program::find(Architecture::of_host(), Accelerator::Tcg, &cache).unwrap();
+    let store = Store {
+        directory: folder.join("templates"),
+        checked: folder.join("checked"),
+    };
+    let making = Making {
+        cgroup: None,
+        patience: PATIENCE,
+    };
+    let mut never = |_: &std::os::unix::net::UnixStream, _| {
+        File::create(folder.join("booted")).unwrap();
+        std::thread::sleep(PATIENCE);
+        Ok(())
+    };
+    let _ = store.ensure(&program, &machine, &making, &mut never, &mut |_| {});
+}
+
+#[test]
+fn a_maker_that_is_killed_takes_its_machine_along() {
+    let Some(world) = World::new() else { return };
+    let machine = world.machine(64);
+    fs::write(
+        world.path("machine.json"),
+        serde_json::to_string(&machine).unwrap(),
+    )
+    .unwrap();
+    let mut maker = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_maker_that_is_never_ready", "--ignored"])
+        .env("ISLE_TEST_MAKER", world.folder.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("it boots", || world.path("booted").exists());
+    let children = || -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", maker.id())).unwrap();
+        let children = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")));
+        children
+            .flat_map(|text| {
+                text.unwrap()
+                    .split(' ')
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            })
+            .filter(|pid| !pid.is_empty())
+            .collect()
+    };
+    let qemu = children();
+    assert_eq!(qemu.len(), 1);
+    maker.kill().unwrap();
+    maker.wait().unwrap();
+    wait_until("QEMU is gone", || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", qemu[0]));
+        !stat.is_ok_and(|stat| !stat.contains(") Z "))
+    });
+    // The next one takes what is left away, and makes it.
+    assert_eq!(world.names(), 0);
+    world.ensure(&machine).unwrap();
+    assert_eq!(fs::read_dir(world.path("templates")).unwrap().count(), 1);
+}
+
 #[test]
 fn a_guest_that_gets_not_ready_leaves_no_template_and_says_why() {
     let Some(world) = World::new() else { return };

@@ -402,6 +402,16 @@ impl<'a> Child<'a> {
                 }
                 Ok(())
             }
+            Step::DieWithParent => call!(
+                Action::Call,
+                SYS_prctl,
+                libc::PR_SET_PDEATHSIG,
+                libc::SIGKILL,
+                0,
+                0,
+                0
+            )
+            .map(drop),
             Step::NoHugePages => call!(
                 Action::Call,
                 SYS_prctl,

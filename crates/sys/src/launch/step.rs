@@ -254,6 +254,9 @@ pub enum Step {
     Streams([Slot; 3]),
     /// Gives the standard streams to a user, where they can be given.
     OwnStreams(u32),
+    /// The process is killed when the thread that has launched it ends (`PR_SET_PDEATHSIG`). After the user is
+    /// changed, which would undo it.
+    DieWithParent,
     /// No memory of the program is backed by huge pages (`PR_SET_THP_DISABLE`), whatever it asks for.
     NoHugePages,
     /// Makes these the descriptors 3, 4, … of the program, at most 64 of them. What had these numbers
@@ -498,6 +501,7 @@ impl fmt::Display for Step {
             Step::RootAttributes { .. } => f.write_str("set the attributes of the root mount"),
             Step::Streams(_) => f.write_str("set the standard streams"),
             Step::OwnStreams(uid) => write!(f, "give the standard streams to user {uid}"),
+            Step::DieWithParent => f.write_str("end with the parent process"),
             Step::NoHugePages => f.write_str("do without huge pages"),
             Step::Descriptors(slots) => write!(f, "pass {} descriptors on", slots.len()),
             Step::ResourceLimit {
