@@ -179,7 +179,8 @@ impl Nodes {
         if self.nodes.len() >= MAX_NODES {
             return Err(Errno::NFILE);
         }
-        if !self.devices.contains(&identity.device) {
+        // The directory of the shares is on none of theirs.
+        if self.next != ROOT && !self.devices.contains(&identity.device) {
             self.devices.push(identity.device);
         }
         let id = self.next;

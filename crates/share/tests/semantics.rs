@@ -84,6 +84,15 @@ fn files_are_read_and_written_on_both_sides() {
     assert!(!shared.host.join("a").exists());
 }
 
+/// Reads a small file as cat(1) does, without asking for its size, which would refresh what is known of it.
+fn read_without_asking(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut content = vec![0; 4096];
+    let length = file.read(&mut content)?;
+    content.truncate(length);
+    Ok(String::from_utf8(content).unwrap())
+}
+
 #[test]
 fn whoever_opens_a_file_sees_what_the_host_has_made_of_it() {
     if skipped() {
@@ -95,26 +104,20 @@ fn whoever_opens_a_file_sees_what_the_host_has_made_of_it() {
         // In place, longer and shorter.
         let content = "x".repeat(round * 37 % 101) + &round.to_string();
         fs::write(&host, &content).unwrap();
-        assert_eq!(
-            fs::read_to_string(&guest).unwrap(),
-            content,
-            "written in round {round}"
-        );
+        let read = read_without_asking(&guest).unwrap();
+        assert_eq!(read, content, "written in round {round}");
         // By another file at the same place.
         let content = content + " replaced";
         fs::write(shared.host.join("aside"), &content).unwrap();
         fs::rename(shared.host.join("aside"), &host).unwrap();
-        assert_eq!(
-            fs::read_to_string(&guest).unwrap(),
-            content,
-            "replaced in round {round}"
-        );
+        let read = read_without_asking(&guest).unwrap();
+        assert_eq!(read, content, "replaced in round {round}");
     }
     fs::remove_file(&host).unwrap();
     let gone = File::open(&guest).unwrap_err();
     assert_eq!(gone.kind(), std::io::ErrorKind::NotFound);
     fs::write(&host, "again").unwrap();
-    assert_eq!(fs::read_to_string(&guest).unwrap(), "again");
+    assert_eq!(read_without_asking(&guest).unwrap(), "again");
 }
 
 #[test]
@@ -853,10 +856,15 @@ fn what_is_mounted_below_comes_along() {
     let across =
         fs::rename(shared.guest.join("below/file"), shared.guest.join("file")).unwrap_err();
     assert_eq!(across.kind(), std::io::ErrorKind::CrossesDevices);
-    let (inside, outside) = (shared.guest.join("below"), shared.guest.join("before"));
+    // All of it is one device in the guest, so numbers that the devices of the host share must not be the same.
+    let inode = |path: &Path| path.metadata().unwrap().ino();
+    assert_eq!(
+        inode(&shared.guest.join("before")),
+        inode(&shared.host.join("before"))
+    );
     assert_ne!(
-        inside.metadata().unwrap().ino(),
-        outside.metadata().unwrap().ino()
+        inode(&shared.guest.join("below")),
+        inode(&shared.host.join("below"))
     );
 }
 
