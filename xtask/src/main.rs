@@ -6,6 +6,7 @@ mod bench;
 mod command;
 mod demo;
 mod documents;
+mod fuzz;
 mod guest_kernel;
 mod images;
 mod lint;
@@ -47,6 +48,8 @@ enum Task {
     },
     /// Build the guest kernel that tests boot, to target/guest/.
     Kernel,
+    /// Fuzz what reads a stranger's input, with libFuzzer.
+    Fuzz(fuzz::Arguments),
     /// Make example images: root file systems and what `isle import` needs to know.
     Images {
         /// Folders of examples/; all when none is given.
@@ -76,6 +79,7 @@ fn run(task: Task) -> Result<()> {
             lint::run()
         }
         Task::Demo => demo::run(),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Bench { arguments } => bench::run(&arguments),
         Task::Kernel => {
             setup::install(&["build"])?;

@@ -85,9 +85,15 @@ impl Reference {
         if self.registry != DEFAULT_REGISTRY {
             return self.name();
         }
-        match self.repository.strip_prefix(OFFICIAL) {
-            Some(name) if !name.contains('/') => name.to_owned(),
-            _ => self.repository.clone(),
+        let short = match self.repository.strip_prefix(OFFICIAL) {
+            Some(name) if !name.contains('/') => name,
+            _ => &self.repository,
+        };
+        // `docker.io/ghcr.io/x` without its registry would be another image, of another registry.
+        let (registry, repository) = split_registry(short);
+        match (registry.as_str(), &repository) == (DEFAULT_REGISTRY, &self.repository) {
+            true => short.to_owned(),
+            false => self.name(),
         }
     }
 
@@ -182,7 +188,7 @@ impl FromStr for Reference {
         if !repository.split('/').all(is_path_component) {
             return fail("the repository may have a-z 0-9, separated by . _ __ - and /");
         }
-        if name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return fail("64 hexadecimal digits are an image's id, not a name");
         }
         let tag = match (tag, &digest) {
@@ -316,6 +322,22 @@ mod tests {
                 "owner/name",
                 "docker.io/owner/name:latest",
                 "owner/name:latest",
+            ),
+            // Shown shorter it would be another registry's.
+            (
+                "docker.io/ghcr.io/name",
+                "docker.io/ghcr.io/name:latest",
+                "docker.io/ghcr.io/name:latest",
+            ),
+            (
+                "docker.io/localhost/name:1",
+                "docker.io/localhost/name:1",
+                "docker.io/localhost/name:1",
+            ),
+            (
+                "docker.io/index.docker.io/name:1",
+                "docker.io/index.docker.io/name:1",
+                "docker.io/index.docker.io/name:1",
             ),
             (
                 "localhost/name",
