@@ -16,6 +16,8 @@ isle_tests::stories! {
     a_damaged_kernel_is_listed_told_and_removable [Need::Isle, Need::Dpkg, Need::Compiler],
     a_source_that_is_none_leaves_nothing_behind [Need::Isle],
     the_tuned_kernel_is_what_its_configuration_says [Need::Isle, Need::GuestKernel],
+    a_kernel_that_machines_run_on_stays [Need::Isle, Need::GuestKernel],
+    a_machine_does_not_boot_from_a_damaged_kernel [Need::Isle, Need::GuestKernel],
 }
 
 /// Modules of a kernel that a guest could boot, and what each depends on.
@@ -289,4 +291,60 @@ fn the_tuned_kernel_is_what_its_configuration_says(world: &World) {
         assert!(features.split(',').any(|one| one == feature), "{features}");
     }
     assert!(of("{{.Release}}").ends_with("-isle"));
+}
+
+/// A copy of the tests' kernel, to do with as one likes; returns its name.
+fn own_kernel(world: &World) -> String {
+    let from = isle_tests::guest_kernels().unwrap();
+    let name = fs::read_to_string(from.join("current")).unwrap();
+    let name = name.trim().to_owned();
+    let to = kernels(world).join(&name);
+    fs::create_dir_all(&to).unwrap();
+    for file in ["kernel.json", "vmlinux"] {
+        fs::copy(from.join(&name).join(file), to.join(file)).unwrap();
+    }
+    world.isle(["kernel", "use", &name]).succeeds();
+    name
+}
+
+fn a_kernel_that_machines_run_on_stays(world: &World) {
+    let name = own_kernel(world);
+    let image = world.busybox();
+    let run = ["run", "-d", "--isolation", "vm", "--name", "own", &image];
+    world.isle(run).arguments(["sleep", "600"]).succeeds();
+    let release = world.isle(["exec", "own", "uname", "-r"]).succeeds();
+    assert!(release.ends_with("-isle"), "{release}");
+    world
+        .isle(["kernel", "rm", &name])
+        .exits_with(1)
+        .complains("running instances use it")
+        .complains("hint: ");
+    world.isle(["exec", "own", "true"]).succeeds();
+    world.isle(["rm", "-f", "own"]).succeeds();
+    world.isle(["kernel", "rm", &name]).succeeds();
+    world
+        .isle(["run", "--rm", "--isolation", "vm", &image, "true"])
+        .exits_with(125)
+        .complains("isle kernel install");
+}
+
+fn a_machine_does_not_boot_from_a_damaged_kernel(world: &World) {
+    let name = own_kernel(world);
+    let image = world.busybox();
+    let vmlinux = kernels(world).join(&name).join("vmlinux");
+    let whole = fs::read(&vmlinux).unwrap();
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    for damaged in [&flipped[..], &whole[..whole.len() / 2], b""] {
+        fs::write(&vmlinux, damaged).unwrap();
+        world
+            .isle(["run", "--rm", "--isolation", "vm", &image, "true"])
+            .exits_with(125)
+            .complains("is damaged: vmlinux")
+            .complains(&format!("isle kernel rm {name}"));
+    }
+    fs::write(&vmlinux, whole).unwrap();
+    world
+        .isle(["run", "--rm", "--isolation", "vm", &image, "true"])
+        .succeeds();
 }

@@ -310,3 +310,71 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
                 && path.is_file()
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::merged;
+
+    /// Runs a script where `mkfs.erofs` would run; returns how it ended and what it wrote.
+    fn run(script: &str) -> Option<(Ended, String)> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: needs root");
+            return None;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let tree = root.path().join("layer");
+        let output = root.path().join("output");
+        let place = root.path().join("place");
+        fs::create_dir(&tree).unwrap();
+        fs::create_dir(&place).unwrap();
+        fs::write(tree.join("secret"), "of the image").unwrap();
+        fs::set_permissions(
+            tree.join("secret"),
+            std::os::unix::fs::PermissionsExt::from_mode(0),
+        )
+        .unwrap();
+        fs::write(&output, "").unwrap();
+        let ended = Confined {
+            program: &find("sh").unwrap(),
+            arguments: &["-c", script],
+            tree: merged::mounted(root.path(), &[tree], root.path()).unwrap(),
+            output: &output,
+            place: &place,
+        }
+        .run()
+        .unwrap();
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+        Some((ended, fs::read_to_string(&output).unwrap()))
+    }
+
+    #[test]
+    fn it_reads_the_tree_writes_the_output_and_reaches_nothing_else() {
+        let script = "cat /tree/secret > /output
+            for path in /etc /proc /sys /dev /root /home /var /tmp /run; do [ -e $path ] && echo has $path >> /output; done
+            for path in /x /tree/x /usr/x /usr/bin/x; do touch $path 2>/dev/null && echo wrote $path >> /output; done
+            mount -t tmpfs none /tree 2>/dev/null && echo mounted >> /output
+            mknod /output2 c 1 1 2>/dev/null && echo made a device >> /output
+            unshare -U true 2>/dev/null && echo made a namespace >> /output
+            chown 1 /output 2>/dev/null && echo gave away >> /output
+            exit 0";
+        if let Some((ended, written)) = run(script) {
+            assert!(matches!(ended, Ended::Well), "{ended:?}");
+            assert_eq!(written, "of the image");
+        }
+    }
+
+    #[test]
+    fn how_it_ended_is_told_with_its_last_words() {
+        let Some((ended, _)) = run("echo one >&2; echo; echo two >&2; exit 3") else {
+            return;
+        };
+        let Ended::Badly { how, said } = ended else {
+            panic!("it ended with code 3");
+        };
+        assert_eq!(how, "ended with code 3");
+        assert_eq!(said, "one; two");
+    }
+}

@@ -2,14 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::cpio;
 use crate::digest;
 use crate::error::KernelError;
-use crate::kernels::{Kernel, Kernels};
+use crate::kernels::{Kernel, Kernels, stamp};
 
 const PREFIX: &str = "initramfs-";
 /// So many of one kernel are kept: as many versions of the agent may take turns.
@@ -63,26 +62,6 @@ impl Kernels {
         forget_old(&kernel.folder, &made.path).map_err(failed)?;
         Ok(made)
     }
-}
-
-/// Which file it is, as far as can be told without reading it.
-fn stamp(path: &Path) -> io::Result<String> {
-    let file = fs::metadata(path)?;
-    if !file.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
-    }
-    let what = format!(
-        "{}:{}:{}:{}.{}:{}.{}",
-        file.dev(),
-        file.ino(),
-        file.len(),
-        file.mtime(),
-        file.mtime_nsec(),
-        file.ctime(),
-        file.ctime_nsec(),
-    );
-    let digest = digest::of_bytes(what.as_bytes());
-    Ok(digest["sha256:".len()..][..16].to_owned())
 }
 
 /// By its name: `initramfs-<stamp>-<bytes>-<digest>`.

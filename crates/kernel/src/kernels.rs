@@ -306,6 +306,35 @@ impl Kernel {
         Ok(())
     }
 
+    /// Like [`Kernel::verify`], and reads files again only when they have changed since: what was found is noted
+    /// in the folder `marks`, which must not outlive the host's boot (a loss of power damages files and leaves
+    /// their times as they were).
+    ///
+    /// # Errors
+    /// As [`Kernel::verify`]; also when the mark cannot be written.
+    pub fn verify_once(&self, marks: &Path) -> Result<(), KernelError> {
+        let mut stamps = String::new();
+        for record in self.files() {
+            self.check_size(record)?;
+            let path = self.folder.join(&record.file);
+            let stamp = stamp(&path).map_err(KernelError::io("look at", &path))?;
+            stamps.push_str(&format!("{stamp} {}\n", record.digest));
+        }
+        let mark = marks.join(&self.description.name);
+        if fs::read_to_string(&mark).is_ok_and(|marked| marked == stamps) {
+            return Ok(());
+        }
+        self.verify()?;
+        let write = || -> io::Result<()> {
+            fs::create_dir_all(marks)?;
+            let mut file = tempfile::NamedTempFile::new_in(marks)?;
+            file.write_all(stamps.as_bytes())?;
+            file.persist(&mark).map_err(|error| error.error)?;
+            Ok(())
+        };
+        write().map_err(KernelError::io("write", &mark))
+    }
+
     fn files(&self) -> impl Iterator<Item = &FileRecord> {
         std::iter::once(&self.description.image).chain(&self.description.modules)
     }
@@ -368,6 +397,26 @@ fn parse(name: &str, bytes: &[u8]) -> Result<Description, KernelError> {
         });
     }
     Ok(description)
+}
+
+/// Which file it is, as far as can be told without reading it.
+pub(crate) fn stamp(path: &Path) -> io::Result<String> {
+    let file = fs::metadata(path)?;
+    if !file.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+    }
+    let what = format!(
+        "{}:{}:{}:{}.{}:{}.{}",
+        file.dev(),
+        file.ino(),
+        file.len(),
+        file.mtime(),
+        file.mtime_nsec(),
+        file.ctime(),
+        file.ctime_nsec(),
+    );
+    let digest = digest::of_bytes(what.as_bytes());
+    Ok(digest["sha256:".len()..][..16].to_owned())
 }
 
 /// What a file of a folder is, to be put into a description.

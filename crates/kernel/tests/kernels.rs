@@ -302,6 +302,22 @@ fn an_initramfs_is_made_once_for_a_kernel_and_an_agent() {
 }
 
 #[test]
+fn a_kernel_is_read_again_when_its_files_have_changed() {
+    let root = Root::new();
+    let folder = root.add("a", |_| {});
+    let marks = root.0.path().join("run/kernels");
+    let kernel = root.kernels().get("a").unwrap();
+    kernel.verify_once(&marks).unwrap();
+    kernel.verify_once(&marks).unwrap();
+    fs::write(folder.join("vmlinux"), "kernal").unwrap();
+    let error = kernel.verify_once(&marks).unwrap_err();
+    assert!(matches!(error, KernelError::Damaged { .. }), "{error}");
+    kernel.verify_once(&marks).unwrap_err();
+    fs::write(folder.join("vmlinux"), "kernel").unwrap();
+    kernel.verify_once(&marks).unwrap();
+}
+
+#[test]
 fn what_a_dead_process_has_left_is_collected() {
     let root = Root::new();
     root.add("a", |_| {});

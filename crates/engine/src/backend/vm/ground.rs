@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use isle_cgroup::Cgroup;
@@ -52,7 +52,7 @@ pub(crate) struct Base {
     pub(crate) template: Template,
     pub(super) accelerator: Accelerator,
     /// The kernel stays while this lives.
-    _kernel: Hold,
+    kernel: Arc<Hold>,
 }
 
 /// An error of the ground, with its remedy.
@@ -101,6 +101,10 @@ impl Base {
         let hold = kernels
             .hold(&kernel.description.name)
             .map_err(without_kernel())?;
+        // Held first: what was looked at is what is booted.
+        kernel
+            .verify_once(&paths.run.join("kernels"))
+            .map_err(without_kernel())?;
         let agent = programs::find(AGENT).ok_or_else(|| StartError {
             message: format!("cannot find the program {AGENT}: put it beside isle-shim"),
             exit_code: 125,
@@ -124,7 +128,7 @@ impl Base {
         Ok(Base {
             template,
             accelerator,
-            _kernel: hold,
+            kernel: Arc::new(hold),
         })
     }
 }
@@ -177,6 +181,11 @@ impl Ground {
 
     pub(super) fn accelerator(&self) -> Accelerator {
         self.base.accelerator
+    }
+
+    /// The kernel is not removed while somebody has this.
+    pub(super) fn kernel(&self) -> Arc<Hold> {
+        Arc::clone(&self.base.kernel)
     }
 
     pub(super) fn memory_bytes(&self) -> u64 {

@@ -31,12 +31,14 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use isle_cgroup::{Cgroup, Layout};
 use isle_guest::{
     Clock, Connection, Disk, End, File, Further, Prepare, RemoteProcess, Root, Workload, Writable,
 };
+use isle_kernel::Hold;
 use isle_share::Server;
 use isle_types::{Accelerator, Signal};
 use oci_spec::runtime::{LinuxResources, Spec};
@@ -83,6 +85,8 @@ struct Running {
     spec: Option<Spec>,
     accelerator: Accelerator,
     memory_bytes: u64,
+    /// The kernel stays while the machine runs.
+    _kernel: Arc<Hold>,
     /// Tasks that carry archives.
     carrying: BTreeSet<u32>,
     /// The machine was ended from here: that it is gone is no crash.
@@ -303,6 +307,7 @@ impl Vm {
             spec: None,
             accelerator: ground.accelerator(),
             memory_bytes: ground.memory_bytes(),
+            _kernel: ground.kernel(),
             carrying: BTreeSet::new(),
             is_killed: false,
             is_paused: false,
@@ -454,6 +459,7 @@ impl Backend for Vm {
             spec: None,
             accelerator: ground.accelerator(),
             memory_bytes: ground.memory_bytes(),
+            _kernel: ground.kernel(),
             carrying: BTreeSet::new(),
             is_killed: false,
             is_paused: false,
