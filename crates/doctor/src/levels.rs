@@ -59,7 +59,7 @@ fn sandbox(checks: &[Check]) -> Level {
 }
 
 fn vm(checks: &[Check]) -> Level {
-    let mut notes = vec![NOT_YET.to_owned()];
+    let mut notes = Vec::new();
     let mut is_host_ready = true;
     for name in [programs::QEMU, "mkfs.erofs", "mke2fs"] {
         if !is_ok(checks, Section::Programs, name) {
@@ -79,7 +79,7 @@ fn vm(checks: &[Check]) -> Level {
     }
     Level {
         isolation: "vm".to_owned(),
-        is_available: false,
+        is_available: is_host_ready,
         is_host_ready,
         notes,
     }
