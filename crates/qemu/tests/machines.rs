@@ -14,8 +14,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use guest::{Guest, PATIENCE, Running, World};
+use isle_cgroup::Cgroup;
 use isle_qemu::template::join_archives;
 use isle_qemu::*;
+use oci_spec::runtime::LinuxResources;
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -574,6 +576,32 @@ fn qemu_has_of_the_host_what_it_needs_and_nothing_else() {
             [value; 2]
         );
     }
+}
+
+#[test]
+fn qemu_is_counted_in_the_control_group_of_its_instance() {
+    let Some(world) = World::new() else { return };
+    let template = world.template(64);
+    let layout = isle_cgroup::Layout::detect().unwrap();
+    let path = format!("/isle-test-qemu-{}", std::process::id());
+    let group = Cgroup::create(&layout, path.as_ref(), &LinuxResources::default()).unwrap();
+    let run = world.run("copy");
+    let launch = Launch {
+        cgroup: Some(&group),
+        ..world.launch(&run, Vec::new())
+    };
+    let vm = Starting::clone_of(&template, launch)
+        .unwrap()
+        .finish()
+        .unwrap();
+    let text = fs::read_to_string(format!("/proc/{}/cgroup", vm.pid())).unwrap();
+    let processes = group.processes().unwrap();
+    group.kill_all().unwrap();
+    vm.reap().unwrap();
+    group.remove().unwrap();
+    assert_eq!(processes, [vm.pid()]);
+    let ours = text.lines().filter(|line| line.ends_with(&path)).count();
+    assert_eq!(ours, layout.hierarchies().len(), "{text}");
 }
 
 #[test]

@@ -19,8 +19,10 @@ use serde_json::{Value, json};
 
 pub use event::Event;
 
-/// Longest message taken. QEMU's longest (its whole schema) is a tenth of that.
-const LONGEST: usize = 4 << 20;
+/// Longest message taken. QEMU's longest (its whole schema) is a fifth of that.
+const LONGEST: usize = 1 << 20;
+/// Answers kept that nobody has waited for yet: more than are ever asked for at once.
+const MOST_ANSWERS: usize = 64;
 /// Events kept for who does not ask; the oldest go first.
 const MOST_EVENTS: usize = 256;
 
@@ -302,7 +304,11 @@ impl Monitor {
             self.events.push_back(Event::from_message(name, data));
             return Ok(());
         }
+        // A QEMU that was taken over may answer what nobody has asked.
         let id = message.get("id").and_then(Value::as_u64);
+        if id.is_some_and(|id| id >= self.next_id) || self.answers.len() >= MOST_ANSWERS {
+            return Err(malformed(line));
+        }
         if let Some(result) = message.get_mut("return") {
             if let Some(id) = id {
                 self.answers.insert(id, Ok(result.take()));
@@ -454,6 +460,19 @@ mod tests {
     #[test]
     fn what_is_not_the_protocol_is_an_error() {
         let (mut monitor, server) = scripted(|_| "Welcome to the monitor\n".to_owned());
+        let error = monitor.execute("stop", Value::Null, soon()).unwrap_err();
+        assert!(matches!(error, MonitorError::Malformed { .. }), "{error}");
+        drop(monitor);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn answers_that_nobody_has_asked_for_are_not_collected() {
+        let (mut monitor, server) = scripted(|command| match command["execute"].as_str() {
+            Some("stop") => "{\"return\": {}, \"id\": 7}\n".to_owned(),
+            _ => ok(command),
+        });
+        monitor.execute("cont", Value::Null, soon()).unwrap();
         let error = monitor.execute("stop", Value::Null, soon()).unwrap_err();
         assert!(matches!(error, MonitorError::Malformed { .. }), "{error}");
         drop(monitor);
