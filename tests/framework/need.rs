@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::Level;
 use crate::world::Program;
 
 /// Something that not every host has.
@@ -35,6 +36,8 @@ pub enum Need {
     Dpkg,
     /// A kernel that virtual machines boot from.
     GuestKernel,
+    /// It is about one level, or about none: it is told once, at this one.
+    Only(Level),
 }
 
 impl Need {
@@ -60,6 +63,7 @@ impl Need {
             Need::Compiler => missing_program("cc"),
             Need::Runc => missing_program("runc"),
             Need::Dpkg => missing_program("dpkg-deb"),
+            Need::Only(_) => None,
             Need::GuestKernel => match crate::guest_kernels() {
                 Some(_) => None,
                 None => Some("there is no guest kernel: cargo xtask kernel makes one".into()),

@@ -19,6 +19,16 @@ pub struct Story {
     pub tell: fn(&World),
 }
 
+impl Story {
+    /// Whether it can be told of a level at all.
+    fn is_about(&self, level: Level) -> bool {
+        self.needs.iter().all(|need| match need {
+            Need::Only(only) => *only == level,
+            _ => true,
+        })
+    }
+}
+
 /// Makes the `main` of a test program from the names of its tests, each with what it needs.
 #[macro_export]
 macro_rules! stories {
@@ -39,10 +49,18 @@ pub fn main(stories: &[Story]) -> ExitCode {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
     let mut skipped = Vec::new();
-    for level in Level::ALL {
-        for story in stories {
+    // `ISLE_TEST_LEVEL=vm` looks at one level alone.
+    let wanted = std::env::var("ISLE_TEST_LEVEL").ok();
+    let levels = Level::ALL.into_iter();
+    for level in levels.filter(|level| wanted.as_ref().is_none_or(|word| word == level.word())) {
+        let of_level: &[Need] = match level {
+            Level::Container => &[],
+            Level::Vm => &[Need::GuestKernel],
+        };
+        for story in stories.iter().filter(|story| story.is_about(level)) {
             let reason = if rustix::process::geteuid().is_root() {
-                story.needs.iter().find_map(|need| need.missing())
+                let mut needs = of_level.iter().chain(story.needs);
+                needs.find_map(|need| need.missing())
             } else {
                 Some("not root".to_owned())
             };

@@ -78,12 +78,33 @@ impl World {
                 "[containers]\ndefault_ulimits = [\"nofile=1024:4096\", \"nproc=1024:4096\"]\n";
             std::fs::write(folder.path().join("containers.conf"), limits).expect("writable");
         }
-        World {
+        let world = World {
             level,
             program,
             folder,
             images: RefCell::default(),
+        };
+        if level == Level::Vm {
+            world.use_guest_kernel();
+            world.share_templates();
         }
+        world
+    }
+
+    /// Booting a machine to be cloned takes a second: all tests clone the same one.
+    fn share_templates(&self) {
+        let kernels = guest_kernels().expect("virtual machines need a guest kernel");
+        // What survives a boot, what does not, and the frequency that is part of what a template is of.
+        for (name, place) in [
+            ("templates", self.root().join("templates")),
+            ("checked", self.run().join("templates")),
+        ] {
+            let shared = kernels.with_file_name(name);
+            std::fs::create_dir_all(&shared).expect("the folder beside the kernels can be written");
+            std::os::unix::fs::symlink(shared, place).expect("a new root");
+        }
+        let frequency = kernels.with_file_name("tsc-khz");
+        std::os::unix::fs::symlink(frequency, self.run().join("tsc-khz")).expect("a new root");
     }
 
     /// The level that instances run at.

@@ -2,19 +2,19 @@
 
 #![forbid(unsafe_code)]
 
-use isle_tests::{Need, World, wait_for};
+use isle_tests::{Level, Need, World, wait_for};
 
 isle_tests::stories! {
     out_of_memory_is_137_and_said_so [Need::CgroupMemory],
     lack_of_memory_is_told_when_it_happens [Need::Isle, Need::CgroupMemory],
     the_memory_limit_is_the_kernels [Need::CgroupMemory],
     a_fork_bomb_stays_inside [Need::CgroupPids],
-    cpu_limits_are_the_kernels [Need::CgroupCpu],
+    cpu_limits_are_the_kernels [Need::CgroupCpu, Need::Only(Level::Container)],
     resource_limits_are_as_asked [Need::Isle],
     shared_memory_has_the_size_asked_for,
     a_tmpfs_that_is_full_is_full_inside_only,
     a_writable_layer_has_the_size_asked_for [Need::Isle, Need::ProjectQuotas],
-    a_size_that_cannot_be_enforced_is_refused [Need::Isle],
+    a_size_that_cannot_be_enforced_is_refused [Need::Isle, Need::Only(Level::Container)],
     stats_show_what_is_used [Need::CgroupMemory],
     the_oom_score_is_as_asked,
 }

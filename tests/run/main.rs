@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use isle_tests::{Need, World, wait_for};
+use isle_tests::{Level, Need, World, wait_for};
 use rustix::process::Signal;
 
 isle_tests::stories! {
@@ -30,13 +30,13 @@ isle_tests::stories! {
     a_bad_name_is_refused,
     an_image_that_is_not_there_is_refused_with_pull_never,
     without_a_network_there_is_only_loopback,
-    the_host_network_is_the_hosts,
+    the_host_network_is_the_hosts [Need::Only(Level::Container)],
     a_network_that_does_not_exist_yet_is_refused_with_the_reason [Need::Isle],
     sizes_mounts_and_limits_that_make_no_sense_are_refused_by_name [Need::Isle],
     with_init_the_first_process_reaps_and_passes_signals_on [Need::Isle],
     an_instance_removes_itself_with_rm,
     labels_and_annotations_can_be_read_back,
-    namespaces_of_another_instance_can_be_joined,
+    namespaces_of_another_instance_can_be_joined [Need::Only(Level::Container)],
     a_custom_sysctl_holds_inside_only,
     a_detached_instance_runs_on_and_its_id_is_printed,
 }

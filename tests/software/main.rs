@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use isle_tests::peers::free_port;
-use isle_tests::{World, wait_for};
+use isle_tests::{Level, World, wait_for};
 
 isle_tests::stories! {
     nginx_serves_its_page_and_stops_gracefully,
@@ -17,8 +17,32 @@ isle_tests::stories! {
     debian_installs_nothing_but_has_apt,
 }
 
-/// Sends a request and reads the answer to its end.
-fn ask(port: u16, request: &str) -> Option<String> {
+/// The network on which the test can reach the instance. A virtual machine has the host's at no time: there the
+/// request is made from inside.
+fn network(world: &World) -> &'static str {
+    match world.level() {
+        Level::Container => "host",
+        Level::Vm => "none",
+    }
+}
+
+/// Sends a request and reads the answer to its end; `None` when nobody listens.
+fn ask(world: &World, name: &str, port: u16, request: &str) -> Option<String> {
+    match world.level() {
+        Level::Container => ask_from_here(port, request),
+        Level::Vm => {
+            let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port} && cat >&3 && cat <&3");
+            let asked = world
+                .isle(["exec", "-i", name, "bash", "-c", &script])
+                .stdin(request)
+                .run();
+            let answer = String::from_utf8_lossy(asked.stdout_bytes()).into_owned();
+            (asked.code() == 0).then_some(answer)
+        }
+    }
+}
+
+fn ask_from_here(port: u16, request: &str) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
@@ -39,7 +63,7 @@ fn nginx_serves_its_page_and_stops_gracefully(world: &World) {
             "--name",
             "web",
             "--network",
-            "host",
+            network(world),
             "-e",
             &format!("NGINX_PORT={port}"),
             &image,
@@ -47,7 +71,7 @@ fn nginx_serves_its_page_and_stops_gracefully(world: &World) {
         .succeeds();
     let mut answer = String::new();
     wait_for("nginx answers", || {
-        answer = ask(port, "GET / HTTP/1.0\r\n\r\n").unwrap_or_default();
+        answer = ask(world, "web", port, "GET / HTTP/1.0\r\n\r\n").unwrap_or_default();
         !answer.is_empty()
     });
     assert!(
@@ -58,7 +82,7 @@ fn nginx_serves_its_page_and_stops_gracefully(world: &World) {
     world.isle(["stop", "web"]).succeeds();
     // SIGQUIT, its STOPSIGNAL, ends it in good order.
     assert_eq!(world.isle(["wait", "web"]).succeeds(), "0");
-    assert!(ask(port, "GET / HTTP/1.0\r\n\r\n").is_none());
+    assert!(ask(world, "web", port, "GET / HTTP/1.0\r\n\r\n").is_none());
 }
 
 fn redis_answers_and_keeps_its_data_in_its_volume(world: &World) {
@@ -72,7 +96,7 @@ fn redis_answers_and_keeps_its_data_in_its_volume(world: &World) {
                 "--name",
                 name,
                 "--network",
-                "host",
+                network(world),
                 "-v",
                 "data:/data",
                 "-e",
@@ -81,7 +105,8 @@ fn redis_answers_and_keeps_its_data_in_its_volume(world: &World) {
             ])
             .succeeds();
         wait_for("Redis answers", || {
-            ask(port, "PING\r\nQUIT\r\n").is_some_and(|answer| answer.starts_with("+PONG"))
+            ask(world, name, port, "PING\r\nQUIT\r\n")
+                .is_some_and(|answer| answer.starts_with("+PONG"))
         });
     };
     run("one");
@@ -90,13 +115,13 @@ fn redis_answers_and_keeps_its_data_in_its_volume(world: &World) {
         .isle(["exec", "one", "sh", "-c", "stat -c %U /proc/1"])
         .succeeds();
     assert_eq!(processes, "redis");
-    let answer = ask(port, "SET key value\r\nSAVE\r\nQUIT\r\n").expect("it listens");
+    let answer = ask(world, "one", port, "SET key value\r\nSAVE\r\nQUIT\r\n").expect("it listens");
     assert_eq!(answer, "+OK\r\n+OK\r\n+OK\r\n");
     world.isle(["stop", "one"]).succeeds();
     assert_eq!(world.isle(["wait", "one"]).succeeds(), "0");
     run("two");
     assert_eq!(
-        ask(port, "GET key\r\nQUIT\r\n").expect("it listens"),
+        ask(world, "two", port, "GET key\r\nQUIT\r\n").expect("it listens"),
         "$5\r\nvalue\r\n+OK\r\n"
     );
     let text = world
@@ -131,7 +156,7 @@ fn postgresql_is_made_at_the_first_start_and_keeps_its_rows(world: &World) {
                 "--name",
                 name,
                 "--network",
-                "host",
+                network(world),
                 "-v",
                 "rows:/var/lib/postgresql/data",
                 "-v",

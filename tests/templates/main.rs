@@ -3,11 +3,11 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use isle_tests::{Need, World, wait_for};
+use isle_tests::{Level, Need, World, wait_for};
 
 isle_tests::stories! {
-    templates_are_listed_and_go_and_come_again [Need::Isle, Need::GuestKernel],
-    a_pool_gives_its_machines_and_is_filled_again [Need::Isle, Need::GuestKernel],
+    templates_are_listed_and_go_and_come_again [Need::Isle, Need::GuestKernel, Need::Only(Level::Container)],
+    a_pool_gives_its_machines_and_is_filled_again [Need::Isle, Need::GuestKernel, Need::Only(Level::Container)],
 }
 
 const LIMIT: &str = "64m";

@@ -1,7 +1,7 @@
 //! Progress of pull, push, load, save and import, on standard error.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,10 @@ pub fn preparation(what: Preparation) {
         Preparation::BlockImage => "writing the image as a disk for virtual machines",
         Preparation::Template => "booting a virtual machine, to be cloned from now on",
     };
-    // Nobody is there to be told.
+    // Only a person wants to know: elsewhere standard error is the program's.
+    if !std::io::stderr().is_terminal() {
+        return;
+    }
     let _ = writeln!(std::io::stderr(), "isle: {what} (once)");
 }
 

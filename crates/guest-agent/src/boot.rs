@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 
 use crate::prepare::FOLDERS;
-use crate::{Agent, Place, control_group, helper, last_words, network};
+use crate::{Agent, Place, control_group, helper, last_words, network, network_card};
 
 /// The agent's own folder, as the host's specifications name it.
 const RUN: &str = "/run/isle";
@@ -93,6 +93,7 @@ fn boot() -> io::Result<Agent> {
     // Lack of memory ends other processes: the kernel never kills the first one, and what it set for itself its children
     // would inherit.
     network::loopback_up().map_err(failed("cannot bring the loopback interface up"))?;
+    network_card::put_away().map_err(failed("cannot put the network card away"))?;
     let port = port(PORT, OFlags::NONBLOCK)?;
     last_words::set_port(port.try_clone()?);
     let place = Place {

@@ -31,6 +31,7 @@ mod helper;
 mod last_words;
 mod lists;
 mod network;
+mod network_card;
 mod port;
 mod prepare;
 mod shares;

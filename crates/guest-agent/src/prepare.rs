@@ -18,7 +18,7 @@ use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::agent::Place;
 use crate::failure::{failed, not_running};
-use crate::{boot, network, shares};
+use crate::{boot, network, network_card, shares};
 
 /// How long a disk may take to appear, or to hold what it will hold.
 const DISK_PATIENCE: Duration = Duration::from_secs(5);
@@ -73,6 +73,7 @@ pub(crate) fn prepare(place: &Place, files: &mut Files, asked: &Prepare) -> Resu
     rustix::system::sethostname(asked.hostname.as_bytes())
         .map_err(failed("cannot set the host name"))?;
     if let Some(network) = &asked.network {
+        network_card::take_out().map_err(failed("cannot start the network card"))?;
         network::configure(network).map_err(failed(&format!(
             "cannot set up interface {}",
             network.interface

@@ -31,12 +31,20 @@ pub(super) fn open(paths: &Paths, instance: &Instance) -> Result<OwnedFd, StartE
     Ok(disk.into())
 }
 
-fn make(paths: &Paths, instance: &Instance) -> Result<File, StartError> {
+/// Makes the folder of the instance's own files.
+///
+/// # Errors
+/// When it cannot be made.
+pub(super) fn make_folder(paths: &Paths, instance: &Instance) -> Result<(), StartError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o710)
         .create(paths.instance(&instance.id))
-        .map_err(failed("cannot make the instance's folder"))?;
+        .map_err(failed("cannot make the instance's folder"))
+}
+
+fn make(paths: &Paths, instance: &Instance) -> Result<File, StartError> {
+    make_folder(paths, instance)?;
     let size = match instance.config.storage_size {
         Some(size) => size,
         None => isle_disk::default_size(&paths.root)

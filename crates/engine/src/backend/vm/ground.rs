@@ -346,7 +346,9 @@ fn counter_khz(paths: &Paths) -> u64 {
     {
         return khz;
     }
-    let khz = isle_sys::time::counter_khz();
+    // Rounded, so that the templates of one boot serve the next one: at most 50 kHz of some GHz, which is less than
+    // the quartz of a host is off.
+    let khz = (isle_sys::time::counter_khz() + 50) / 100 * 100;
     let _ = fs::create_dir_all(&paths.run);
     let _ = fs::write(path, khz.to_string());
     khz

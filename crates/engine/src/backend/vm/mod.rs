@@ -27,7 +27,7 @@ mod request;
 mod shares;
 mod size;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -71,6 +71,8 @@ pub(crate) struct Vm {
     running: Option<Running>,
     /// The pool that a start may have taken a machine of.
     pool: Option<String>,
+    /// How processes of exec have ended that nobody had asked about when their machine went.
+    ends: BTreeMap<u32, Ended>,
 }
 
 /// What a run has until it is cleaned up.
@@ -87,6 +89,8 @@ struct Running {
     memory_bytes: u64,
     /// The kernel stays while the machine runs.
     _kernel: Arc<Hold>,
+    /// Processes of exec.
+    further: BTreeSet<u32>,
     /// Tasks that carry archives.
     carrying: BTreeSet<u32>,
     /// The machine was ended from here: that it is gone is no crash.
@@ -152,6 +156,7 @@ impl Vm {
             layout: Layout::detect().map_err(failed("cannot use control groups"))?,
             running: None,
             pool: None,
+            ends: BTreeMap::new(),
         })
     }
 
@@ -206,6 +211,7 @@ impl Vm {
         let instance = &self.instance;
         let hostname = spec::hostname(instance, &facts.host_name);
         let directory = self.paths.instance(&instance.id);
+        disk::make_folder(&self.paths, instance)?;
         files::write(&directory, &hostname, &instance.config)
             .map_err(failed("cannot write the instance's own files"))?;
         let mut handed = Vec::new();
@@ -308,6 +314,7 @@ impl Vm {
             accelerator: ground.accelerator(),
             memory_bytes: ground.memory_bytes(),
             _kernel: ground.kernel(),
+            further: BTreeSet::new(),
             carrying: BTreeSet::new(),
             is_killed: false,
             is_paused: false,
@@ -431,6 +438,7 @@ impl Backend for Vm {
             .guest
             .exec(&further, streams(stdio))
             .map_err(|error| not_started(&error))?;
+        running.further.insert(process.id);
         Ok(local(running.machine.pid(), process))
     }
 
@@ -460,6 +468,7 @@ impl Backend for Vm {
             accelerator: ground.accelerator(),
             memory_bytes: ground.memory_bytes(),
             _kernel: ground.kernel(),
+            further: BTreeSet::new(),
             carrying: BTreeSet::new(),
             is_killed: false,
             is_paused: false,
@@ -469,7 +478,11 @@ impl Backend for Vm {
     }
 
     fn reap(&mut self, process: &Process) -> io::Result<Ended> {
+        if let Some(ended) = self.ends.remove(&process.task) {
+            return Ok(ended);
+        }
         let running = self.running()?;
+        running.further.remove(&process.task);
         if running.carrying.remove(&process.task) {
             return Ok(inside::reap(&mut running.guest, process.task));
         }
@@ -478,14 +491,7 @@ impl Backend for Vm {
             running.is_over = true;
         }
         match result {
-            Ok(ended) => match ended.end {
-                End::Code(code) => Ok(Ended::Code(code)),
-                End::Signal(number) => Signal::from_number(number.into())
-                    .map(Ended::Signal)
-                    .map_err(io::Error::other),
-                End::Failed(failure) => Err(io::Error::other(failure.message)),
-                End::Done => Err(io::Error::other("it was no process")),
-            },
+            Ok(ended) => told(ended.end),
             Err(error) if error.is_final() => Ok(match running.is_killed {
                 true => Ended::Signal(Signal::KILL),
                 false => {
@@ -646,12 +652,34 @@ impl Backend for Vm {
             }
             let _ = running.machine.kill();
             let _ = running.machine.reap();
+            // Those who wait for the end of an exec hear of it from now on; most have ended with the machine.
+            let _ = running.guest.tend();
+            for task in std::mem::take(&mut running.further) {
+                let ended = running.guest.reap(task).map(|ended| told(ended.end));
+                let ended = match ended {
+                    Ok(Ok(ended)) => ended,
+                    _ => Ended::Signal(Signal::KILL),
+                };
+                self.ends.insert(task, ended);
+            }
             if let Some(server) = running.server {
                 let id = WaitId::PidFd(server.pidfd.as_fd());
                 let _ = waitid(id, WaitIdOptions::EXITED);
             }
         }
         remove_cgroup(&self.layout, &spec::cgroup_path(&self.instance))
+    }
+}
+
+/// The end of a process as the agent tells it.
+fn told(end: End) -> io::Result<Ended> {
+    match end {
+        End::Code(code) => Ok(Ended::Code(code)),
+        End::Signal(number) => Signal::from_number(number.into())
+            .map(Ended::Signal)
+            .map_err(io::Error::other),
+        End::Failed(failure) => Err(io::Error::other(failure.message)),
+        End::Done => Err(io::Error::other("it was no process")),
     }
 }
 

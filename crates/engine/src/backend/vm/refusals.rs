@@ -1,14 +1,9 @@
 //! What a virtual machine cannot be asked for, and what to say instead.
 
-use isle_types::ByteSize;
-
 use crate::config::{
     InstanceConfig, MountSource, NamespaceMode, NetworkMode, Resources, UserNamespace,
 };
 use crate::validate::{Checked, refuse};
-
-/// Below it a guest's kernel and agent leave nothing for the program.
-const LEAST_MEMORY: ByteSize = ByteSize(64 << 20);
 
 /// Looks at what means something else at this level, or nothing.
 ///
@@ -123,13 +118,6 @@ fn namespaces(config: &InstanceConfig) -> Checked {
 /// # Errors
 /// The first that cannot be carried out.
 pub(crate) fn resources(resources: &Resources) -> Checked {
-    if let Some(memory) = resources.memory
-        && memory < LEAST_MEMORY
-    {
-        let reason =
-            format!("the least for a virtual machine is {LEAST_MEMORY}: its kernel is part of it");
-        return Err(refuse("--memory", memory, reason, None));
-    }
     // Docker sets it to the double of --memory; that much nobody asks for by name.
     if let Some(swap) = resources.memory_swap
         && swap != 0
@@ -157,6 +145,8 @@ pub(crate) fn resources(resources: &Resources) -> Checked {
 
 #[cfg(test)]
 mod tests {
+    use isle_types::ByteSize;
+
     use super::*;
 
     #[test]
@@ -167,16 +157,13 @@ mod tests {
             check(&config).expect_err("refused")
         };
         type Change = fn(&mut InstanceConfig);
-        let cases: [(&str, Change); 6] = [
+        let cases: [(&str, Change); 5] = [
             ("--network", |config| config.network = NetworkMode::Host),
             ("--pid", |config| {
                 config.namespaces.pid = NamespaceMode::Host
             }),
             ("--userns", |config| {
                 config.namespaces.user = UserNamespace::Host
-            }),
-            ("--memory", |config| {
-                config.resources.memory = Some(ByteSize(32 << 20));
             }),
             ("--memory-swap", |config| {
                 config.resources.memory = Some(ByteSize(128 << 20));
