@@ -57,10 +57,18 @@ fn a_thousand_containers_leave_nothing_behind(world: &World) {
         world.isle(["ps", "-q"]).succeeds().lines().count(),
         names.len()
     );
+    let namespaces = world.namespaces_of(&names);
+    let ids = world.isle(["ps", "-q", "--no-trunc"]).succeeds();
+    let ids = ids.lines().map(str::to_owned).collect();
+    let held = isle_tests::namespaces_held(&namespaces, &ids);
+    assert!(held.len() >= names.len(), "each has some of its own");
     let mut arguments = vec!["rm".to_owned(), "-f".to_owned()];
-    arguments.extend(names);
+    arguments.extend(names.iter().cloned());
     world.isle(&arguments).succeeds();
     assert_eq!(world.isle(["ps", "-aq"]).succeeds(), "");
+    isle_tests::wait_for("their namespaces are gone", || {
+        isle_tests::namespaces_held(&namespaces, &ids).is_empty()
+    });
 }
 
 fn starting_and_stopping_one_container_often_leaves_nothing_behind(world: &World) {

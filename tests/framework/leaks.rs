@@ -89,6 +89,40 @@ fn processes(folder: &Path, ids: &[String]) -> Vec<(i32, String)> {
     found
 }
 
+/// The namespaces of a process, by the names that the kernel gives them.
+pub(crate) fn namespaces(pid: &str) -> impl Iterator<Item = String> {
+    let folder = Path::new("/proc").join(pid).join("ns");
+    ["cgroup", "ipc", "mnt", "net", "pid", "uts"]
+        .into_iter()
+        .filter_map(move |kind| fs::read_link(folder.join(kind)).ok())
+        .map(|name| name.to_string_lossy().into_owned())
+}
+
+/// Those of the namespaces that some process is still in, or a mount keeps. The kernel gives
+/// numbers again: what other instances than `own` are in is theirs.
+#[must_use]
+pub fn namespaces_held(wanted: &BTreeSet<String>, own: &BTreeSet<String>) -> Vec<String> {
+    let mut held = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let cgroup = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        let is_of_another = |part: &str| {
+            let is_id = part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+            is_id && !own.contains(part)
+        };
+        if name.parse::<i32>().is_err() || cgroup.split(['/', '\n']).any(is_of_another) {
+            continue;
+        }
+        held.extend(namespaces(&name).filter(|namespace| wanted.contains(namespace)));
+    }
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let words = table
+        .split_whitespace()
+        .filter(|word| wanted.contains(*word));
+    held.extend(words.map(str::to_owned));
+    held
+}
+
 /// What is left of instances that are gone, and half-written files. The store's folders themselves stay.
 fn files(folder: &Path) -> Vec<String> {
     let mut left = Vec::new();

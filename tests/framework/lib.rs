@@ -34,6 +34,7 @@ mod wait;
 mod world;
 
 pub use invocation::{Invocation, Outcome, Running};
+pub use leaks::namespaces_held;
 pub use level::Level;
 pub use need::Need;
 pub use story::{Story, main};

@@ -263,6 +263,27 @@ impl World {
         value[0].clone()
     }
 
+    /// The namespaces of running instances that are not ours, as links in `/proc/<pid>/ns` name
+    /// them: `net:[4026532008]`.
+    ///
+    /// # Panics
+    /// When `inspect` fails.
+    #[must_use]
+    pub fn namespaces_of(&self, names: &[String]) -> BTreeSet<String> {
+        let pids = self
+            .isle(["inspect", "--format", "{{.State.Pid}}"])
+            .arguments(names)
+            .succeeds();
+        let mut namespaces: BTreeSet<String> = pids
+            .lines()
+            .flat_map(|pid| leaks::namespaces(pid).collect::<Vec<_>>())
+            .collect();
+        for own in leaks::namespaces("self") {
+            namespaces.remove(&own);
+        }
+        namespaces
+    }
+
     /// `{{.State.Status}}` of an instance; empty when there is none.
     #[must_use]
     pub fn status(&self, name: &str) -> String {
