@@ -72,6 +72,18 @@ fn streams(stdio: Stdio) -> rustix::io::Result<(isle_runtime::Stdio, Ends)> {
     Ok((streams, ends))
 }
 
+/// Reads a plan, if it is of the form that this agent knows: in another one the same bytes may mean something else.
+fn plan<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    match bytes.split_first_chunk() {
+        Some((format, plan)) if u64::from_le_bytes(*format) == isle_runtime::PLAN_FORMAT => {
+            decode(plan).map_err(failed("cannot read the plan"))
+        }
+        _ => Err(failed("cannot read the plan")(
+            "this virtual machine was started by another version of Isle: restart the instance",
+        )),
+    }
+}
+
 fn user(root: impl AsFd, asked: Option<&UserRequest>) -> Result<Option<User>, Failure> {
     let Some(asked) = asked else {
         return Ok(None);
@@ -86,7 +98,7 @@ impl Agent {
         if self.workload.is_some() || self.tasks.contains_key(&WORKLOAD) {
             return Err(not_running("the instance was started before"));
         }
-        let mut plan: Plan = decode(&start.plan).map_err(failed("cannot read the plan"))?;
+        let mut plan: Plan = plan(&start.plan)?;
         let root = self.files.root()?;
         if let Some(user) = user(&root, start.user.as_ref())? {
             plan.run_as(&user);
@@ -112,7 +124,7 @@ impl Agent {
     pub(crate) fn exec(&mut self, exec: &Exec) -> Result<i32, Failure> {
         let workload = self.workload.as_ref();
         let workload = workload.ok_or_else(|| not_running("the instance does not run"))?;
-        let mut plan: ExecPlan = decode(&exec.plan).map_err(failed("cannot read the plan"))?;
+        let mut plan: ExecPlan = plan(&exec.plan)?;
         if exec.user.is_some() {
             let root = self.inside()?;
             if let Some(user) = user(&root, exec.user.as_ref())? {

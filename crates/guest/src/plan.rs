@@ -51,6 +51,13 @@ where
     Error::Configuration(Box::new(error))
 }
 
+/// A plan, after what tells its form: an agent of another build refuses it instead of carrying out something else.
+fn encoded<T: serde::Serialize>(plan: &T) -> Bytes {
+    let mut bytes = isle_runtime::PLAN_FORMAT.to_le_bytes().to_vec();
+    bytes.append(&mut encode(plan));
+    Bytes(bytes)
+}
+
 /// The control groups of a guest.
 fn layout() -> Layout {
     Layout::new(vec![Hierarchy {
@@ -96,7 +103,7 @@ impl Workload<'_> {
             None => Vec::new(),
         };
         Ok(Start {
-            plan: Bytes(encode(&plan)),
+            plan: encoded(&plan),
             user: self.user.cloned(),
             limits,
             stdio,
@@ -111,7 +118,7 @@ impl Further<'_> {
         let plan = plan.map_err(configuration)?;
         Ok(Exec {
             task,
-            plan: Bytes(encode(&plan)),
+            plan: encoded(&plan),
             user: self.user.cloned(),
             stdio,
         })

@@ -50,6 +50,14 @@ pub fn mount_options() -> &'static [&'static str] {
     plan::mount_options::KNOWN
 }
 
+/// Tells the forms of encoded plans ([`Plan`], [`ExecPlan`]) apart, as [`isle_sys::launch::FORMAT`] those of steps.
+pub const PLAN_FORMAT: u64 = {
+    use isle_sys::launch::{FORMAT, digest};
+    let all = digest(FORMAT, include_bytes!("plan/mod.rs"));
+    let all = digest(all, include_bytes!("plan/need.rs"));
+    digest(all, include_bytes!("exec.rs"))
+};
+
 /// Where the root file system comes from.
 #[derive(Debug)]
 pub enum Rootfs {

@@ -47,6 +47,25 @@ pub mod namespace {
     pub const TIME: u64 = 0x80;
 }
 
+/// Tells the forms of encoded steps apart: made of the text that defines them, so that it changes with it. Whoever
+/// is sent steps by another program compares it before reading them.
+pub const FORMAT: u64 = digest(
+    digest(0xcbf2_9ce4_8422_2325, include_bytes!("step.rs")),
+    include_bytes!("../mount.rs"),
+);
+
+/// FNV-1a, with the digest of what comes before.
+#[must_use]
+pub const fn digest(before: u64, bytes: &[u8]) -> u64 {
+    let mut digest = before;
+    let mut place = 0;
+    while place < bytes.len() {
+        digest = (digest ^ bytes[place] as u64).wrapping_mul(0x0100_0000_01b3);
+        place += 1;
+    }
+    digest
+}
+
 const CLONE_PIDFD: u64 = libc::CLONE_PIDFD as u64;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
