@@ -201,7 +201,7 @@ mod tests {
             let columns: Vec<&str> = line.split_whitespace().collect();
             assert!(columns.len() >= 4, "no reason in {line:?}");
             assert!(
-                ["build", "demo", "guest", "test", "bench"].contains(&columns[0]),
+                ["build", "demo", "guest", "fuzz", "test", "bench"].contains(&columns[0]),
                 "{line}"
             );
             assert!(["install", "unpack"].contains(&columns[2]), "{line}");
