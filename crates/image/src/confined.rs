@@ -333,7 +333,7 @@ mod tests {
         fs::write(tree.join("secret"), "of the image").unwrap();
         fs::set_permissions(
             tree.join("secret"),
-            std::os::unix::fs::PermissionsExt::from_mode(0),
+            std::os::unix::fs::PermissionsExt::from_mode(0o000),
         )
         .unwrap();
         fs::write(&output, "").unwrap();
