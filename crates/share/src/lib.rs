@@ -26,7 +26,8 @@
 //!
 //! # What a guest sees
 //! - Owners are numbers, as in a container without a user namespace. Files belong to who makes them in the guest.
-//! - A change on the host is seen by the next open(2); by stat(2) after a tenth of a second. A change in the guest is
+//! - A change on the host is seen by the next open(2) of the file; by stat(2), and where a
+//!   folder or a link on the way was replaced, after a tenth of a second. A change in the guest is
 //!   seen on the host at once; by way of a shared mapping, after msync(2) or when the guest writes back.
 //! - fsync(2) returns when the host's has. Locks of flock(2) and fcntl(2) count on both sides.
 //! - `O_DIRECT` is taken and means nothing. Sockets and devices are shown, and are the guest's own.

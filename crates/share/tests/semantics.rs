@@ -14,6 +14,7 @@ use std::os::unix::fs::{
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use isle_sys::lock::{self, Kind, Lock};
@@ -118,6 +119,40 @@ fn whoever_opens_a_file_sees_what_the_host_has_made_of_it() {
     assert_eq!(gone.kind(), std::io::ErrorKind::NotFound);
     fs::write(&host, "again").unwrap();
     assert_eq!(read_without_asking(&guest).unwrap(), "again");
+}
+
+#[test]
+fn a_file_that_is_replaced_all_the_time_can_be_opened_all_the_time() {
+    if skipped() {
+        return;
+    }
+    let shared = Shared::new();
+    let (host, aside) = (shared.host.join("live"), shared.host.join("aside"));
+    fs::write(&host, "0").unwrap();
+    let (replaced, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 1_u64.. {
+                fs::write(&aside, number.to_string()).unwrap();
+                fs::rename(&aside, &host).unwrap();
+                replaced.store(number, Ordering::SeqCst);
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+            }
+        });
+        let outcome = std::panic::catch_unwind(|| {
+            for _ in 0..1000 {
+                let before = replaced.load(Ordering::SeqCst);
+                let read = read_without_asking(&shared.guest.join("live")).unwrap();
+                let read: u64 = read.parse().unwrap();
+                assert!(read >= before, "{read} was replaced by {before}");
+            }
+        });
+        stop.store(true, Ordering::SeqCst);
+        outcome.unwrap();
+    });
+    assert!(replaced.into_inner() > 100);
 }
 
 #[test]

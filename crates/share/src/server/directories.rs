@@ -9,6 +9,7 @@ use super::Session;
 use crate::handles::{Directory, reopen};
 use crate::nodes::find;
 use crate::protocol::{Put, REPLY_HEADER, ROOT, padding};
+use crate::request::Caller;
 
 /// Bytes of `struct fuse_entry_out`.
 const ENTRY: usize = 128;
@@ -16,11 +17,11 @@ const ENTRY: usize = 128;
 const DIRENT: usize = 24;
 
 impl Session<'_> {
-    pub(super) fn open_directory(&mut self, node: u64) -> Result<(), Errno> {
+    pub(super) fn open_directory(&mut self, node: u64, caller: Caller) -> Result<(), Errno> {
         if self.nodes.kind(node)? != FileType::Directory {
             return Err(Errno::NOTDIR);
         }
-        self.check_place(node)?;
+        self.check_place(node, caller)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let descriptor = reopen(&*self.nodes.descriptor(node)?, flags)?;
         let handle = self.handles.add_directory(descriptor)?;

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::fs::{
     FallocateFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, copy_file_range, fallocate,
@@ -11,7 +12,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, ReadWriteFlags, fcntl_dupfd_cloexec, pread, pwritev2};
 
-use super::Session;
+use super::{CACHED, Session};
 use crate::handles::reopen;
 use crate::identity::{as_caller, without_privileges};
 use crate::nodes::{Found, find};
@@ -19,6 +20,8 @@ use crate::protocol::{NOTIFY_ENTRY, NOTIFY_INODE, OPEN_WITHOUT_FLUSH, Put};
 use crate::request::{Caller, Operation};
 use crate::syncs;
 
+/// Processes that were told to look again, at most.
+const MOST_STALE: usize = 1024;
 /// One copy_file_range(2) takes no longer than everybody else can wait.
 const MAX_COPY: u64 = 16 << 20;
 
@@ -34,11 +37,20 @@ fn is_reading(flags: u32) -> bool {
 }
 
 impl Session<'_> {
-    /// Has the guest look again when the host has put another file at a node's place.
-    pub(super) fn check_place(&mut self, node: u64) -> Result<(), Errno> {
+    /// Has the guest look again when the host has put another file at a node's place; once for one open(2), which fails
+    /// when it hears so twice: what it has found then was there after it began.
+    pub(super) fn check_place(&mut self, node: u64, caller: Caller) -> Result<(), Errno> {
+        let looks_again = self.stale.remove(&caller.pid);
+        if looks_again.is_some_and(|told| told.elapsed() < CACHED) {
+            return Ok(());
+        }
         let Some((parent, name)) = self.nodes.was_replaced(node)? else {
             return Ok(());
         };
+        if self.stale.len() >= MOST_STALE {
+            self.stale.clear();
+        }
+        self.stale.insert(caller.pid, Instant::now());
         let mut body = Vec::new();
         body.put_u64(parent);
         body.put_u32(name.count_bytes() as u32);
@@ -50,14 +62,20 @@ impl Session<'_> {
     }
 
     /// Opens a file. Whoever opens it sees what the host has made of it, whatever the guest's kernel has cached.
-    pub(super) fn open(&mut self, node: u64, flags: u32, kills: bool) -> Result<(), Errno> {
+    pub(super) fn open(
+        &mut self,
+        node: u64,
+        flags: u32,
+        kills: bool,
+        caller: Caller,
+    ) -> Result<(), Errno> {
         match self.nodes.kind(node)? {
             FileType::RegularFile => {}
             FileType::Directory => return Err(Errno::ISDIR),
             // The guest's kernel opens its own devices, pipes and sockets.
             _ => return Err(Errno::NXIO),
         }
-        self.check_place(node)?;
+        self.check_place(node, caller)?;
         if self.nodes.has_changed(node)? {
             let mut body = Vec::new();
             body.put_u64(node);
@@ -117,7 +135,7 @@ impl Session<'_> {
                 self.tell_of(found, (parent, name))?;
                 let node = self.told();
                 match self.nodes.kind(node)? {
-                    FileType::RegularFile => self.open(node, flags, kills),
+                    FileType::RegularFile => self.open(node, flags, kills, caller),
                     FileType::Symlink => Err(Errno::STALE),
                     _ => Err(Errno::EXIST),
                 }

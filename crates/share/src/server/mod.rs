@@ -11,9 +11,10 @@ mod names;
 mod waiting;
 mod xattrs;
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::fs::{FileType, Mode, OFlags, Statx};
@@ -95,6 +96,8 @@ pub struct Session<'a> {
     handles: Handles,
     locks: Locks,
     syncs: Syncs,
+    /// Processes that were told that a file is out of date, and when.
+    stale: HashMap<u32, Instant>,
     /// The reply that is being made, behind room for its header.
     out: Vec<u8>,
 }
@@ -116,6 +119,7 @@ impl<'a> Session<'a> {
             handles: Handles::new(0),
             locks: Locks::new(0),
             syncs: Syncs::new().map_err(failed_to("wait for"))?,
+            stale: HashMap::new(),
             out: Vec::new(),
         };
         session.reset()?;
@@ -129,6 +133,7 @@ impl<'a> Session<'a> {
         self.handles = Handles::new(most / 4);
         self.locks = Locks::new(most / 8);
         self.syncs = Syncs::new().map_err(failed_to("wait for"))?;
+        self.stale.clear();
         self.roots.clear();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut all = vec![rustix::fs::open("/", flags, Mode::empty())];
@@ -269,7 +274,7 @@ impl<'a> Session<'a> {
             Operation::Open {
                 flags,
                 kills_privileges,
-            } => self.open(node, flags, kills_privileges),
+            } => self.open(node, flags, kills_privileges, caller),
             Operation::Create {
                 name,
                 flags,
@@ -319,7 +324,7 @@ impl<'a> Session<'a> {
                 length,
             } => self.copy_range((handle, offset), (into, into_offset), length),
             Operation::Statistics => self.statistics(node),
-            Operation::OpenDirectory => self.open_directory(node),
+            Operation::OpenDirectory => self.open_directory(node, caller),
             Operation::ReadDirectory {
                 handle,
                 offset,
