@@ -117,6 +117,8 @@ fn a_killed_client_of_a_foreground_instance_leaves_it_to_its_supervisor(world: &
 
 fn kills_at_every_moment_of_run_leave_nothing(world: &World) {
     let image = world.busybox();
+    // What is made once is there: that its makers can be killed is shown elsewhere.
+    world.isle(["run", "--rm", &image, "true"]).succeeds();
     for delay_us in (0..30_000).step_by(1_500) {
         let running = world.isle(["run", "--rm", &image, "true"]).spawn();
         std::thread::sleep(Duration::from_micros(delay_us));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// How long a state may take to come on a slow, busy machine before the test has failed.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `is_reached` says so.
 ///

@@ -1,7 +1,7 @@
 //! Builds the programs as they are shipped: static.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -70,27 +70,43 @@ pub fn cargo(verb: &str, profile: Profile) -> Result<Command> {
     Ok(cargo)
 }
 
+/// The program in the guest. It is always optimized: an emulated processor pays for each instruction and each page of
+/// it, at every start.
+const IN_GUEST: &str = "isle-guest";
+
 /// Builds the programs. Optimized ones are copied to `target/isle/`, where they are easy to find.
 pub fn build(profile: Profile) -> Result<Programs> {
-    let mut cargo = cargo("build", profile)?;
-    for name in NAMES {
-        cargo.args(["--bin", name]);
-    }
-    command::run(&mut cargo)?;
-    let built = place::target().join(host_target()?).join(match profile {
-        Profile::Debug => "debug",
-        Profile::Release => "release",
-    });
+    let in_target =
+        |folder: &str| -> Result<PathBuf> { Ok(place::target().join(host_target()?).join(folder)) };
     if profile == Profile::Debug {
-        return Ok(Programs { folder: built });
+        compile(Profile::Release, &[IN_GUEST])?;
+        let others: Vec<&str> = NAMES.into_iter().filter(|name| *name != IN_GUEST).collect();
+        compile(profile, &others)?;
+        let folder = in_target("debug")?;
+        place_program(&in_target("release")?, &folder, IN_GUEST)?;
+        return Ok(Programs { folder });
     }
+    compile(profile, &NAMES)?;
     let folder = place::target().join("isle");
     fs::create_dir_all(&folder)?;
     for name in NAMES {
-        // A running program's file cannot be written, only replaced.
-        let partial = folder.join(format!("{name}.partial"));
-        fs::copy(built.join(name), &partial)?;
-        fs::rename(&partial, folder.join(name))?;
+        place_program(&in_target("release")?, &folder, name)?;
     }
     Ok(Programs { folder })
+}
+
+fn compile(profile: Profile, names: &[&str]) -> Result<()> {
+    let mut cargo = cargo("build", profile)?;
+    for name in names {
+        cargo.args(["--bin", name]);
+    }
+    command::run(&mut cargo)
+}
+
+/// Copies a program. A running program's file cannot be written, only replaced.
+fn place_program(from: &Path, to: &Path, name: &str) -> Result<()> {
+    let partial = to.join(format!("{name}.partial"));
+    fs::copy(from.join(name), &partial)?;
+    fs::rename(&partial, to.join(name))?;
+    Ok(())
 }
