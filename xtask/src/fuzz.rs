@@ -47,7 +47,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut build = Command::new(place::cargo());
     build
         .current_dir(place::checkout().join("fuzz"))
-        .args(["build", "--locked", "--release", "--target"])
+        // Not locked: its lock file follows the crates, which change without a look at it.
+        .args(["build", "--release", "--target"])
         .arg(crate::programs::host_target()?)
         .arg("--target-dir")
         .arg(&folder)
