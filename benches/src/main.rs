@@ -11,6 +11,7 @@ mod density;
 mod engines;
 mod harness;
 mod image;
+mod machines;
 mod oci_runtime;
 mod rivals;
 
@@ -40,7 +41,7 @@ struct Arguments {
     /// Take the version 2 hierarchy out of sight first, in a mount namespace unlike this one.
     #[arg(long, hide = true)]
     hide_cgroup2_unlike: Option<String>,
-    /// Which: P1, P2, P5, P6, P8, P9, P9-pull; all when not given.
+    /// Which: P1, P2, P3 (and P4), P5, P5-vm, P6, P7, P8, P9, P9-pull; all when not given.
     promises: Vec<String>,
 }
 
@@ -74,7 +75,7 @@ fn main() -> Result<()> {
             oci_runtime::measure_without_cgroup2(&settings)?;
         }
     }
-    if !["P2", "P5", "P6", "P8", "P9", "P9-pull"]
+    if !["P2", "P3", "P5", "P5-vm", "P6", "P7", "P8", "P9", "P9-pull"]
         .iter()
         .any(|id| wants(id))
     {
@@ -86,6 +87,15 @@ fn main() -> Result<()> {
     }
     if wants("P5") {
         engines::exec(&engines, &settings)?;
+    }
+    if wants("P3") {
+        machines::first_words(&engines, &settings)?;
+    }
+    if wants("P5-vm") {
+        machines::exec(&engines, &settings)?;
+    }
+    if wants("P7") {
+        machines::clones(&engines, &settings)?;
     }
     if wants("P8") {
         density::supervisor_memory(&engines, &settings)?;

@@ -3,13 +3,14 @@
 use anyhow::Result;
 
 use crate::programs::{self, Profile};
-use crate::{command, images, place, setup};
+use crate::{command, guest_kernel, images, place, setup};
 
 pub fn run(arguments: &[String]) -> Result<()> {
     setup::install(&["build", "demo", "bench"])?;
     let programs = programs::build(Profile::Release)?;
     command::run(programs::cargo("build", Profile::Release)?.args(["--package", "isle-benches"]))?;
     images::make(&["busybox".to_owned()])?;
+    let kernel = guest_kernel::make(&programs)?;
     let program = place::target()
         .join(programs::host_target()?)
         .join("release/isle-benches");
@@ -24,6 +25,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
                 "ISLE_EXAMPLES_CACHE={}",
                 place::examples_cache().display()
             ))
+            .arg(format!("ISLE_TEST_KERNELS={}", kernel.kernels.display()))
             .arg(format!(
                 "ISLE_BENCH_OUTPUT={}",
                 place::target().join("bench").display()
