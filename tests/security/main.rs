@@ -31,6 +31,21 @@ isle_tests::stories! {
     environment_and_labels_of_an_image_give_no_privilege,
     abstract_sockets_of_the_host_are_out_of_reach,
     the_level_in_force_is_shown [Need::Isle],
+    copies_of_one_machine_all_differ [Need::Only(Level::Vm)],
+}
+
+fn copies_of_one_machine_all_differ(world: &World) {
+    let ask = "head -c 16 /dev/urandom | md5sum; cat /proc/sys/kernel/random/uuid \
+               /proc/sys/kernel/random/boot_id; hostname";
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..12 {
+        let text = inside(world, &[], ask);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 4, "{text}");
+        for line in lines {
+            assert!(seen.insert(line.to_owned()), "{line} comes twice");
+        }
+    }
 }
 
 fn inside(world: &World, flags: &[&str], script: &str) -> String {
