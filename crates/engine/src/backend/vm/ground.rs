@@ -18,6 +18,7 @@ use isle_qemu::{
 use isle_types::Accelerator;
 use rustix::event::{PollFd, PollFlags, poll};
 
+use super::record::Record;
 use super::{pool, size};
 use crate::backend::host::HostUsage;
 use crate::backend::{Preparation, StartError, chain, failed};
@@ -53,6 +54,7 @@ pub(crate) struct Base {
     pub(super) accelerator: Accelerator,
     /// The kernel stays while this lives.
     kernel: Arc<Hold>,
+    kernel_name: String,
 }
 
 /// An error of the ground, with its remedy.
@@ -129,6 +131,7 @@ impl Base {
             template,
             accelerator,
             kernel: Arc::new(hold),
+            kernel_name: kernel.description.name,
         })
     }
 }
@@ -179,8 +182,13 @@ impl Ground {
         Ground::prepare(instance, paths, &images, &mut |_| {})
     }
 
-    pub(super) fn accelerator(&self) -> Accelerator {
-        self.base.accelerator
+    /// What is to be known of a machine that was started from here.
+    pub(super) fn record(&self) -> Record {
+        Record {
+            accelerator: self.base.accelerator,
+            memory_bytes: self.memory_bytes(),
+            kernel: self.base.kernel_name.clone(),
+        }
     }
 
     /// The kernel is not removed while somebody has this.

@@ -13,6 +13,9 @@
 //! | `request` | what the guest is asked for; pure |
 //! | `ground` | what the machine is started from: kernel, template, block image |
 //! | `disk` | the writable layer |
+//! | `shares` | folders of the host |
+//! | `inside` | files and processes, by the agent |
+//! | `record` | what a later supervisor has to know |
 //! | `pool` | machines that wait for instances |
 //!
 //! The instance's own process is task 1 of the agent. Its end is told by the agent, once all that it wrote has come;
@@ -22,6 +25,7 @@ mod disk;
 mod ground;
 mod inside;
 pub(crate) mod pool;
+mod record;
 mod refusals;
 mod request;
 mod shares;
@@ -38,7 +42,7 @@ use isle_cgroup::{Cgroup, Layout};
 use isle_guest::{
     Clock, Connection, Disk, End, File, Further, Prepare, RemoteProcess, Root, Workload, Writable,
 };
-use isle_kernel::Hold;
+use isle_kernel::{Hold, Kernels};
 use isle_share::Server;
 use isle_types::{Accelerator, Signal};
 use oci_spec::runtime::{LinuxResources, Spec};
@@ -46,6 +50,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use ground::Ground;
 pub(crate) use ground::{Base, make_ready};
+use record::Record;
 pub(crate) use refusals::{check, resources as check_resources};
 
 use super::host::HostUsage;
@@ -302,6 +307,10 @@ impl Vm {
             .map_err(failed("cannot start the virtual machine"))?;
         let cgroup = Cgroup::open(&self.layout, &spec::cgroup_path(&self.instance))
             .map_err(failed("cannot hold the control group"))?;
+        let record = ground.record();
+        record
+            .write(&self.paths.instance_run(&self.instance.id))
+            .map_err(failed("cannot write to the run directory"))?;
         let mut guest = begun.guest;
         guest.set_patience(PATIENCE);
         Ok(Running {
@@ -311,8 +320,8 @@ impl Vm {
             cgroup,
             facts,
             spec: None,
-            accelerator: ground.accelerator(),
-            memory_bytes: ground.memory_bytes(),
+            accelerator: record.accelerator,
+            memory_bytes: record.memory_bytes,
             _kernel: ground.kernel(),
             further: BTreeSet::new(),
             carrying: BTreeSet::new(),
@@ -444,10 +453,18 @@ impl Backend for Vm {
 
     fn adopt(&mut self, process: Process, stdio: Stdio) -> io::Result<Process> {
         let directory = self.paths.instance_run(&self.instance.id);
-        let ground = Ground::find(&self.instance, &self.paths).map_err(io::Error::other)?;
-        let pidfd = process.ended;
-        let machine = isle_qemu::Vm::adopt(&directory, process.pid, pidfd, PATIENCE)
+        let record = Record::read(&directory)?;
+        let kernel = Kernels::new(&self.paths.root)
+            .hold(&record.kernel)
             .map_err(io::Error::other)?;
+        let pidfd = process.ended;
+        let mut machine = isle_qemu::Vm::adopt(&directory, process.pid, pidfd, PATIENCE)
+            .map_err(io::Error::other)?;
+        let is_paused = !machine.is_running().map_err(io::Error::other)?;
+        if is_paused {
+            // Its agent has to answer once.
+            machine.resume().map_err(io::Error::other)?;
+        }
         let agent = isle_qemu::Vm::connect_port(&directory, ground::PORT)?;
         let mut guest = Connection::resume(agent.into())?;
         let others: Vec<u32> = guest.tasks().iter().map(|task| task.task).collect();
@@ -457,6 +474,9 @@ impl Backend for Vm {
             }
         }
         let first = guest.adopt(isle_guest::WORKLOAD, streams(stdio))?;
+        if is_paused {
+            machine.pause().map_err(io::Error::other)?;
+        }
         let pid = machine.pid();
         self.running = Some(Running {
             guest,
@@ -465,13 +485,13 @@ impl Backend for Vm {
             cgroup: Cgroup::open(&self.layout, &spec::cgroup_path(&self.instance))?,
             facts: request::facts(&self.instance),
             spec: None,
-            accelerator: ground.accelerator(),
-            memory_bytes: ground.memory_bytes(),
-            _kernel: ground.kernel(),
+            accelerator: record.accelerator,
+            memory_bytes: record.memory_bytes,
+            _kernel: Arc::new(kernel),
             further: BTreeSet::new(),
             carrying: BTreeSet::new(),
             is_killed: false,
-            is_paused: false,
+            is_paused,
             is_over: false,
         });
         Ok(local(pid, first))
@@ -644,6 +664,7 @@ impl Backend for Vm {
 
     fn clean_up(&mut self) -> io::Result<()> {
         self.fill_pool();
+        let _ = Record::remove(&self.paths.instance_run(&self.instance.id));
         if let Some(mut running) = self.running.take() {
             // What a removed instance has written nobody reads.
             if running.is_over && !running.is_killed && !self.instance.config.auto_remove {
