@@ -107,18 +107,34 @@ fn inspect_of_a_kind_finds_that_kind_only(world: &World) {
 }
 
 fn every_help_is_printed_with_examples(world: &World) {
-    let overview = world.isle(["--help"]).succeeds();
-    for verb in overview
-        .lines()
-        .filter_map(|line| line.strip_prefix("  "))
-        .filter_map(|line| line.split(' ').next())
-        .filter(|word| word.bytes().all(|b| b.is_ascii_lowercase()) && !word.is_empty())
-        .filter(|word| !["container", "image", "system"].contains(word))
-    {
-        let help = world.isle([verb, "--help"]).succeeds();
+    let verbs = |overview: &str| -> Vec<String> {
+        overview
+            .lines()
+            .filter_map(|line| line.strip_prefix("  "))
+            .filter_map(|line| line.split(' ').next())
+            .filter(|word| word.bytes().all(|b| b.is_ascii_lowercase()) && !word.is_empty())
+            .filter(|word| *word != "help")
+            .map(str::to_owned)
+            .collect()
+    };
+    let groups = ["container", "image", "system", "kernel", "template", "pool"];
+    let mut seen = 0;
+    for verb in verbs(&world.isle(["--help"]).succeeds()) {
+        let help = world.isle([verb.as_str(), "--help"]).succeeds();
         assert!(help.contains("Usage: isle"), "{help}");
-        assert!(help.contains("Examples:\n  isle "), "{help}");
+        let helps = match groups.contains(&verb.as_str()) {
+            false => vec![help],
+            true => verbs(&help)
+                .iter()
+                .map(|of_group| world.isle([verb.as_str(), of_group, "--help"]).succeeds())
+                .collect(),
+        };
+        for help in helps {
+            assert!(help.contains("Examples:\n  isle "), "{help}");
+            seen += 1;
+        }
     }
+    assert!(seen > 60, "only {seen} verbs were found");
 }
 
 fn results_go_to_standard_output_and_progress_elsewhere(world: &World) {
