@@ -55,11 +55,16 @@ fn until_first_output<'a>(
         Ok(())
     })
     .after(move || {
-        for mut child in children.borrow_mut().drain(..) {
-            child.wait()?;
-        }
+        wait_for_all(children);
         Ok(())
     })
+}
+
+/// Waits for their ends. One that has ended the harness may have collected, with everything else that ends.
+fn wait_for_all(children: &RefCell<Vec<Child>>) {
+    for mut child in children.borrow_mut().drain(..) {
+        let _ = child.wait();
+    }
 }
 
 const HELLO: [&str; 3] = ["busybox", "echo", "hello"];
@@ -103,9 +108,7 @@ pub fn first_words(engines: &Engines, settings: &Settings) -> Result<()> {
     let templates = engines.folder().join("isle/templates");
     let cold = until_first_output("isle vm, no template", isle("vm"), &children);
     let forget = || {
-        for mut child in children.borrow_mut().drain(..) {
-            child.wait()?;
-        }
+        wait_for_all(&children);
         fs::remove_dir_all(&templates).context("the template cannot be removed")
     };
     measure(
