@@ -228,9 +228,11 @@ fn watch(directory: &Path) -> io::Result<OwnedFd> {
 fn open_all(path: &Path) -> io::Result<VecDeque<File>> {
     let mut files: VecDeque<File> = VecDeque::new();
     let mut seen = Vec::new();
+    let mut missing = 0;
     for age in 0..MOST_FILES {
         match File::open(rotated(path, age)) {
             Ok(file) => {
+                missing = 0;
                 let metadata = file.metadata()?;
                 let identity = (metadata.dev(), metadata.ino());
                 if !seen.contains(&identity) {
@@ -238,10 +240,12 @@ fn open_all(path: &Path) -> io::Result<VecDeque<File>> {
                     files.push_front(file);
                 }
             }
-            // Between two steps of a rotation there is no current file.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && age == 0 => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            // Between two steps of a rotation there is one file less, and older ones behind the gap.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => missing += 1,
             Err(error) => return Err(error),
+        }
+        if missing == 2 {
+            break;
         }
     }
     Ok(files)
