@@ -150,11 +150,26 @@ fn the_runtimes_own_file_cannot_be_written_through_proc() {
     let file = isle_runtime::own_binary::open_read_only(&program).unwrap();
     use std::os::fd::AsRawFd;
     use std::os::unix::process::CommandExt;
-    let mut child = std::process::Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
-        .arg0("busybox")
-        .args(["sleep", "100"])
-        .spawn()
-        .unwrap();
+    let spawn = || {
+        std::process::Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
+            .arg0("busybox")
+            .args(["sleep", "100"])
+            .spawn()
+    };
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let mut child = loop {
+        match spawn() {
+            // A process that another test of this program has just made has the copy still open for
+            // writing, until it executes its own.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::ExecutableFileBusy
+                    && std::time::Instant::now() < patience =>
+            {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            child => break child.unwrap(),
+        }
+    };
     drop(file);
     let exe = format!("/proc/{}/exe", child.id());
     let held = std::fs::File::open(&exe).unwrap();
