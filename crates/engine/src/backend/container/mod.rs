@@ -22,9 +22,7 @@ use std::sync::Arc;
 
 use isle_cgroup::{Cgroup, Layout, OomWatch};
 use isle_runtime::{Options, Plan, Rootfs};
-use isle_seccomp::Instruction;
 use isle_types::Signal;
-use oci_spec::runtime::{Linux, LinuxSeccomp, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::termios::tcsetwinsize;
@@ -36,6 +34,7 @@ pub(crate) use quota::{limit_storage, limited_storage};
 pub(crate) use rootfs::{Overlay, upper, view};
 
 use super::host::HostUsage;
+use super::oci::kept::Kept;
 use super::oci::{files, limits, spec};
 use super::{Backend, Ended, Process, StartError, Stdio, chain, failed, remove_cgroup};
 use crate::config::{NetworkMode, Resources, UserNamespace};
@@ -60,53 +59,13 @@ pub(crate) struct Container {
 /// What a run has until it is cleaned up.
 #[derive(Debug)]
 struct Running {
-    /// What a further process needs.
-    inside: Inside,
+    kept: Kept,
     facts: Facts,
     cgroup: Arc<Cgroup>,
     /// `None` where the host does not tell; then it is seen at the end.
     oom: Option<OomWatch>,
     init: OwnedFd,
     pid: i32,
-}
-
-/// What a further process needs of the specification; the whole is too large to be kept at rest.
-#[derive(Debug)]
-struct Inside {
-    /// With the namespaces only, and the seccomp policy without its rules.
-    spec: Spec,
-    /// The rules, a few kilobytes as the kernel takes them.
-    program: Option<Vec<Instruction>>,
-}
-
-impl Inside {
-    fn of(spec: &Spec) -> Result<Inside, StartError> {
-        let linux = spec.linux().as_ref();
-        let policy = linux.and_then(|linux| linux.seccomp().as_ref());
-        let program = policy.map(isle_seccomp::compile).transpose();
-        let program = program.map_err(failed("cannot compile the seccomp policy"))?;
-        let mut kept = Linux::default();
-        kept.set_namespaces(linux.and_then(|linux| linux.namespaces().clone()))
-            .set_seccomp(policy.map(without_rules));
-        let mut small = Spec::default();
-        small
-            .set_process(None)
-            .set_root(None)
-            .set_mounts(None)
-            .set_linux(Some(kept));
-        Ok(Inside {
-            spec: small,
-            program,
-        })
-    }
-}
-
-fn without_rules(policy: &LinuxSeccomp) -> LinuxSeccomp {
-    let mut kept = LinuxSeccomp::default();
-    kept.set_default_action(policy.default_action())
-        .set_default_errno_ret(policy.default_errno_ret())
-        .set_flags(policy.flags().clone());
-    kept
 }
 
 fn launch_failed(error: &isle_runtime::LaunchError) -> StartError {
@@ -196,11 +155,11 @@ impl Backend for Container {
         }
         let spec = spec::specification(instance, &facts);
 
-        let inside = Inside::of(&spec)?;
+        let kept = Kept::of(&spec)?;
         let options = Options {
             id: instance.id.to_string(),
             bundle: self.paths.instance(&instance.id),
-            seccomp: inside.program.clone(),
+            seccomp: kept.program.clone(),
             ..Options::default()
         };
         let plan = Plan::new(&spec, options).map_err(failed("cannot run this configuration"))?;
@@ -236,7 +195,7 @@ impl Backend for Container {
             .try_clone()
             .map_err(failed("cannot hold the process"))?;
         self.running = Some(Running {
-            inside,
+            kept,
             facts,
             oom: cgroup.watch_oom().unwrap_or(None),
             cgroup,
@@ -263,10 +222,10 @@ impl Backend for Container {
         }
         let child = isle_runtime::exec(
             running.init.as_fd(),
-            &running.inside.spec,
+            &running.kept.spec,
             &process,
             Some(&running.cgroup),
-            running.inside.program.as_deref(),
+            running.kept.program.as_deref(),
             stdio.into(),
         )
         .map_err(|error| launch_failed(&error))?;
@@ -296,7 +255,7 @@ impl Backend for Container {
         .map_err(io::Error::other)?;
         let cgroup = Cgroup::open(&self.layout, &spec::cgroup_path(&self.instance))?;
         self.running = Some(Running {
-            inside: Inside::of(&spec::specification(&self.instance, &facts))
+            kept: Kept::of(&spec::specification(&self.instance, &facts))
                 .map_err(io::Error::other)?,
             facts,
             oom: cgroup.watch_oom().unwrap_or(None),

@@ -26,8 +26,6 @@ use crate::config::Resources;
 use crate::state::Instance;
 use crate::{Paths, programs};
 
-/// What QEMU may take beside the guest's memory before the host's limit ends it.
-pub(super) const OVERHEAD_BYTES: u64 = 256 << 20;
 /// How long QEMU may take for each step of a start.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a machine may take from power on until its agent answers.

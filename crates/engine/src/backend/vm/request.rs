@@ -3,17 +3,20 @@
 use std::path::PathBuf;
 
 use isle_guest::UserRequest;
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use isle_types::ByteSize;
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
 
 use crate::ExecRequest;
-use crate::backend::oci::spec;
-use crate::config::{InstanceConfig, MountSource, Resources};
+use crate::backend::oci::{limits, spec};
+use crate::config::{MountSource, Resources};
 use crate::state::Instance;
 
 /// Where the agent keeps the files that it was handed.
 const FILES: &str = "/run/isle/files";
 /// Where the agent has the program of `--init`.
 const INIT: &str = "/run/isle/init";
+/// What QEMU may take beside the guest's memory before the host's limit ends it.
+const OVERHEAD_BYTES: u64 = 256 << 20;
 /// Below it the agent mounts the folders of the host.
 pub(super) const SHARES: &str = "/run/isle/shares";
 
@@ -45,11 +48,7 @@ pub(super) fn facts(instance: &Instance) -> spec::Facts {
 /// and time on processors is what the hypervisor gets.
 pub(super) fn specification(instance: &Instance, facts: &spec::Facts) -> Spec {
     let mut inside = instance.clone();
-    inside.config.resources = Resources {
-        memory: instance.config.resources.memory,
-        pids_limit: instance.config.resources.pids_limit,
-        ..Resources::default()
-    };
+    inside.config.resources = inside_limits(&instance.config.resources);
     let mut spec = spec::specification(&inside, facts);
     if let Some(linux) = spec.linux_mut()
         && let Some(namespaces) = linux.namespaces_mut()
@@ -57,6 +56,29 @@ pub(super) fn specification(instance: &Instance, facts: &spec::Facts) -> Spec {
         namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
     }
     spec
+}
+
+/// What of the limits the guest's kernel holds.
+pub(super) fn inside_limits(resources: &Resources) -> Resources {
+    Resources {
+        memory: resources.memory,
+        pids_limit: resources.pids_limit,
+        ..Resources::default()
+    }
+}
+
+/// What of the limits the host holds, for the hypervisor of a machine with so much memory.
+pub(super) fn host_limits(resources: &Resources, memory_bytes: u64) -> LinuxResources {
+    let of_host = Resources {
+        // The guest's memory is what its machine has; this is for a hypervisor that has gone astray.
+        memory: resources
+            .memory
+            .map(|_| ByteSize(memory_bytes + OVERHEAD_BYTES)),
+        memory_swap: None,
+        pids_limit: None,
+        ..resources.clone()
+    };
+    limits::resources(&of_host, false, None)
 }
 
 /// Who the instance's own process runs as.
@@ -68,12 +90,12 @@ pub(super) fn user(instance: &Instance) -> UserRequest {
     }
 }
 
-/// The process of an exec, who it runs as, and the configuration that holds for it.
+/// The process of an exec, and who it runs as.
 pub(super) fn further(
     instance: &Instance,
     facts: &spec::Facts,
     request: &ExecRequest,
-) -> (Process, UserRequest, InstanceConfig) {
+) -> (Process, UserRequest) {
     let user = match &request.user {
         // As Docker: the groups of --group-add are the first process's alone.
         Some(user) => UserRequest {
@@ -84,5 +106,5 @@ pub(super) fn further(
     };
     let instance = spec::with_request(instance, request);
     let process = spec::further_process(&instance, facts, request);
-    (process, user, instance.config)
+    (process, user)
 }

@@ -1,0 +1,232 @@
+//! A machine that runs, and what is held for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isle_cgroup::Cgroup;
+use isle_guest::{Connection, Further, RemoteProcess};
+use isle_kernel::Hold;
+use isle_share::Server;
+use isle_types::{Accelerator, Signal};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+use super::record::Record;
+use super::{inside, request, size, words};
+use crate::backend::host::HostUsage;
+use crate::backend::oci::kept::Kept;
+use crate::backend::oci::{limits, spec};
+use crate::backend::{Ended, StartError, Stdio, chain};
+use crate::config::Resources;
+use crate::state::Instance;
+use crate::{ExecRequest, Stats};
+
+/// How long a guest may take for an answer that costs it nothing.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a guest may take to write everything back when it is switched off.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a run has until it is cleaned up.
+pub(super) struct Running {
+    pub(super) guest: Connection,
+    pub(super) machine: isle_qemu::Vm,
+    /// Serves folders of the host; ends with the machine.
+    pub(super) server: Option<Server>,
+    cgroup: Arc<Cgroup>,
+    facts: spec::Facts,
+    /// Made when it is needed, by a supervisor that has taken the machine over.
+    pub(super) kept: Option<Kept>,
+    pub(super) accelerator: Accelerator,
+    memory_bytes: u64,
+    /// The kernel stays while the machine runs.
+    _kernel: Arc<Hold>,
+    /// Processes of exec.
+    further: BTreeSet<u32>,
+    /// Tasks that carry archives.
+    pub(super) carrying: BTreeSet<u32>,
+    /// The machine was ended from here: that it is gone is no crash.
+    is_killed: bool,
+    pub(super) is_paused: bool,
+    /// The first process has ended, and its end was collected.
+    pub(super) is_over: bool,
+}
+
+impl Running {
+    pub(super) fn new(
+        mut guest: Connection,
+        machine: isle_qemu::Vm,
+        cgroup: Arc<Cgroup>,
+        record: &Record,
+        kernel: Arc<Hold>,
+        facts: spec::Facts,
+    ) -> Running {
+        guest.set_patience(PATIENCE);
+        Running {
+            guest,
+            machine,
+            server: None,
+            cgroup,
+            facts,
+            kept: None,
+            accelerator: record.accelerator,
+            memory_bytes: record.memory_bytes,
+            _kernel: kernel,
+            further: BTreeSet::new(),
+            carrying: BTreeSet::new(),
+            is_killed: false,
+            is_paused: false,
+            is_over: false,
+        }
+    }
+
+    /// Why the machine has ended, when it has.
+    pub(super) fn last_words(&self) -> Option<String> {
+        let said = self.machine.said();
+        let said = said.trim();
+        (!said.is_empty()).then(|| said.to_owned())
+    }
+
+    pub(super) fn kill(&mut self) {
+        self.is_killed = true;
+        let _ = self.machine.kill();
+    }
+
+    /// Runs a further process.
+    pub(super) fn exec(
+        &mut self,
+        instance: &Instance,
+        request: &ExecRequest,
+        stdio: Stdio,
+    ) -> Result<RemoteProcess, StartError> {
+        let (process, user) = request::further(instance, &self.facts, request);
+        let kept = match &mut self.kept {
+            Some(kept) => kept,
+            none => none.insert(Kept::of(&request::specification(instance, &self.facts))?),
+        };
+        let further = Further {
+            spec: &kept.spec,
+            process: &process,
+            user: Some(&user),
+            seccomp: kept.program.as_deref(),
+        };
+        let process = self
+            .guest
+            .exec(&further, words::streams(stdio))
+            .map_err(|error| words::not_started(&error))?;
+        self.further.insert(process.id);
+        Ok(process)
+    }
+
+    /// How a task has ended.
+    pub(super) fn reap(&mut self, task: u32) -> io::Result<Ended> {
+        self.further.remove(&task);
+        if self.carrying.remove(&task) {
+            return Ok(inside::reap(&mut self.guest, task));
+        }
+        let result = self.guest.reap(task);
+        if task == isle_guest::WORKLOAD {
+            self.is_over = true;
+        }
+        match result {
+            Ok(ended) => words::told(ended.end),
+            Err(error) if error.is_final() => Ok(match self.is_killed {
+                true => Ended::Signal(Signal::KILL),
+                false => {
+                    let why = chain(&error);
+                    // Whatever has gone wrong: a machine whose agent cannot be spoken to is of no use.
+                    let said = self.last_words();
+                    let _ = self.machine.kill();
+                    Ended::Crashed(match said {
+                        Some(said) => format!("{why}: {said}"),
+                        None => why,
+                    })
+                }
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn kill_all(&mut self) {
+        if self.is_paused || self.guest.kill_all().is_err() {
+            // It does not answer: its machine is what can be ended.
+            self.kill();
+        }
+    }
+
+    pub(super) fn update(&mut self, resources: &Resources) -> io::Result<()> {
+        let memory_bytes = self.memory_bytes;
+        if let Some(memory) = resources.memory {
+            let needed = size::of(resources, memory_bytes, u32::MAX).memory_bytes;
+            if needed > memory_bytes {
+                let most = isle_types::ByteSize(memory_bytes);
+                return Err(io::Error::other(format!(
+                    "{memory} is more than the machine has ({most}): stop the instance, update it, and start it \
+                     again"
+                )));
+            }
+        }
+        let inside = limits::resources(&request::inside_limits(resources), false, None);
+        self.guest.set_limits(&inside)?;
+        let host = request::host_limits(resources, memory_bytes);
+        Ok(self.cgroup.update(&host)?)
+    }
+
+    pub(super) fn stats(&mut self) -> io::Result<Stats> {
+        if self.is_paused {
+            return Err(io::Error::other(
+                "a paused virtual machine does not answer: unpause it first",
+            ));
+        }
+        let guest = self.guest.stats()?;
+        let of_host = self.cgroup.stats()?;
+        let host = HostUsage::read()?;
+        Ok(Stats {
+            cpu: of_host.cpu,
+            system_cpu: host.cpu,
+            online_cpus: host.online_cpus,
+            memory_bytes: guest
+                .memory_usage
+                .saturating_sub(guest.memory_inactive_file),
+            memory_limit_bytes: guest
+                .memory_limit
+                .unwrap_or(guest.guest_memory)
+                .min(guest.guest_memory),
+            network: None,
+            block_io: (guest.read_bytes, guest.written_bytes),
+            pids: guest.pids,
+        })
+    }
+
+    pub(super) fn oom_kills(&self) -> u64 {
+        self.guest.oom_kills() + self.cgroup.oom_kills().unwrap_or(0)
+    }
+
+    /// Ends the machine, in order where there is something to be written; how processes of exec have ended that
+    /// nobody has asked about.
+    pub(super) fn end(mut self, writes_are_kept: bool) -> BTreeMap<u32, Ended> {
+        if self.is_over && !self.is_killed && writes_are_kept {
+            self.guest.set_patience(SHUTDOWN_PATIENCE);
+            let _ = self.guest.shut_down();
+        }
+        let _ = self.machine.kill();
+        let _ = self.machine.reap();
+        // Those who wait for the end of an exec hear of it from now on; most have ended with the machine.
+        let _ = self.guest.tend();
+        let mut ends = BTreeMap::new();
+        for task in std::mem::take(&mut self.further) {
+            let ended = self.guest.reap(task).map(|ended| words::told(ended.end));
+            let ended = match ended {
+                Ok(Ok(ended)) => ended,
+                _ => Ended::Signal(Signal::KILL),
+            };
+            ends.insert(task, ended);
+        }
+        if let Some(server) = self.server {
+            let id = WaitId::PidFd(server.pidfd.as_fd());
+            let _ = waitid(id, WaitIdOptions::EXITED);
+        }
+        ends
+    }
+}
