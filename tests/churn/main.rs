@@ -5,8 +5,9 @@
 use isle_tests::{Level, Need, World};
 
 isle_tests::stories! {
-    a_thousand_containers_leave_nothing_behind [Need::Isle, Need::Only(Level::Container)],
-    starting_and_stopping_one_container_often_leaves_nothing_behind [Need::Isle, Need::Only(Level::Container)],
+    only Level::Container;
+    a_thousand_containers_leave_nothing_behind [Need::Isle],
+    starting_and_stopping_one_container_often_leaves_nothing_behind [Need::Isle],
 }
 
 /// `ISLE_TEST_CHURN` says how many; 200 when it is not set, 1000 for the promise.

@@ -5,16 +5,17 @@
 use isle_tests::{Level, Need, World};
 
 isle_tests::stories! {
-    completion_offers_the_names_that_there_are [Need::Isle, Need::Only(Level::Container)],
-    a_slip_is_answered_with_what_was_meant [Need::Isle, Need::Only(Level::Container)],
-    inspect_of_a_kind_finds_that_kind_only [Need::Only(Level::Container)],
-    every_help_is_printed_with_examples [Need::Isle, Need::Only(Level::Container)],
-    results_go_to_standard_output_and_progress_elsewhere [Need::Isle, Need::Only(Level::Container)],
-    events_are_followed_as_they_happen [Need::Isle, Need::Only(Level::Container)],
-    templates_find_what_scripts_ask_for [Need::Isle, Need::Only(Level::Container)],
-    a_template_that_does_not_fit_names_what_does [Need::Isle, Need::Only(Level::Container)],
-    what_a_stranger_named_does_not_command_the_terminal [Need::Isle, Need::Only(Level::Container)],
-    several_names_are_all_tried [Need::Isle, Need::Only(Level::Container)],
+    only Level::Container;
+    completion_offers_the_names_that_there_are [Need::Isle],
+    a_slip_is_answered_with_what_was_meant [Need::Isle],
+    inspect_of_a_kind_finds_that_kind_only,
+    every_help_is_printed_with_examples [Need::Isle],
+    results_go_to_standard_output_and_progress_elsewhere [Need::Isle],
+    events_are_followed_as_they_happen [Need::Isle],
+    templates_find_what_scripts_ask_for [Need::Isle],
+    a_template_that_does_not_fit_names_what_does [Need::Isle],
+    what_a_stranger_named_does_not_command_the_terminal [Need::Isle],
+    several_names_are_all_tried [Need::Isle],
 }
 
 /// What the shell would be offered behind these words.

@@ -29,9 +29,13 @@ impl Story {
     }
 }
 
-/// Makes the `main` of a test program from the names of its tests, each with what it needs.
+/// Makes the `main` of a test program from the names of its tests, each with what it needs. `only LEVEL;` before them
+/// has all of them told once, at that level.
 #[macro_export]
 macro_rules! stories {
+    (only $level:expr; $($name:ident $([$($need:expr),+])?),+ $(,)?) => {
+        $crate::stories! { $($name [$crate::Need::Only($level) $($(, $need)+)?]),+ }
+    };
     ($($name:ident $([$($need:expr),+])?),+ $(,)?) => {
         fn main() -> ::std::process::ExitCode {
             $crate::main(&[$($crate::Story {

@@ -10,23 +10,24 @@ use isle_tests::peers::{Docker, Podman, Registry};
 use isle_tests::{Invocation, Level, Need, World, wait_for};
 
 isle_tests::stories! {
-    imported_saved_removed_loaded [Need::Only(Level::Container)],
-    an_image_has_names_and_goes_with_the_last [Need::Only(Level::Container)],
-    images_and_history_and_inspect_show_what_there_is [Need::Isle, Need::Only(Level::Container)],
-    an_image_in_use_is_not_removed [Need::Only(Level::Container)],
-    prune_takes_unused_images_only [Need::Isle, Need::Only(Level::Container)],
-    what_podman_saved_is_loaded_and_the_other_way_round [Need::Isle, Need::Podman, Need::Only(Level::Container)],
-    what_docker_saved_is_loaded_and_the_other_way_round [Need::Isle, Need::Docker, Need::Only(Level::Container)],
-    skopeo_reads_and_writes_every_format [Need::Isle, Need::Skopeo, Need::Only(Level::Container)],
-    buildah_archives_are_loaded [Need::Isle, Need::Buildah, Need::Only(Level::Container)],
-    pushed_and_pulled_through_a_registry [Need::Isle, Need::Registry, Need::Only(Level::Container)],
-    all_tags_are_pushed_and_pulled_at_once [Need::Isle, Need::Registry, Need::Only(Level::Container)],
-    a_registry_with_a_password_wants_a_login [Need::Isle, Need::Registry, Need::Only(Level::Container)],
-    a_broken_archive_is_refused_and_leaves_nothing [Need::Isle, Need::Only(Level::Container)],
-    malformed_references_are_refused_by_name [Need::Isle, Need::Only(Level::Container)],
-    hostile_layers_do_not_leave_the_root [Need::Isle, Need::Only(Level::Container)],
-    a_kill_during_load_leaves_no_half_image [Need::Isle, Need::Only(Level::Container)],
-    concurrent_loads_and_removals_lose_nothing [Need::Isle, Need::Only(Level::Container)],
+    only Level::Container;
+    imported_saved_removed_loaded,
+    an_image_has_names_and_goes_with_the_last,
+    images_and_history_and_inspect_show_what_there_is [Need::Isle],
+    an_image_in_use_is_not_removed,
+    prune_takes_unused_images_only [Need::Isle],
+    what_podman_saved_is_loaded_and_the_other_way_round [Need::Isle, Need::Podman],
+    what_docker_saved_is_loaded_and_the_other_way_round [Need::Isle, Need::Docker],
+    skopeo_reads_and_writes_every_format [Need::Isle, Need::Skopeo],
+    buildah_archives_are_loaded [Need::Isle, Need::Buildah],
+    pushed_and_pulled_through_a_registry [Need::Isle, Need::Registry],
+    all_tags_are_pushed_and_pulled_at_once [Need::Isle, Need::Registry],
+    a_registry_with_a_password_wants_a_login [Need::Isle, Need::Registry],
+    a_broken_archive_is_refused_and_leaves_nothing [Need::Isle],
+    malformed_references_are_refused_by_name [Need::Isle],
+    hostile_layers_do_not_leave_the_root [Need::Isle],
+    a_kill_during_load_leaves_no_half_image [Need::Isle],
+    concurrent_loads_and_removals_lose_nothing [Need::Isle],
 }
 
 fn run(program: &str, arguments: &[&str]) -> String {

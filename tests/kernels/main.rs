@@ -10,14 +10,15 @@ use std::process::Command;
 use isle_tests::{Level, Need, World};
 
 isle_tests::stories! {
-    a_kernel_comes_is_chosen_and_goes [Need::Isle, Need::Dpkg, Need::Compiler, Need::Only(Level::Container)],
-    without_a_kernel_every_way_to_one_is_named [Need::Isle, Need::Only(Level::Container)],
-    what_is_no_kernel_package_is_refused_with_the_reason [Need::Isle, Need::Dpkg, Need::Compiler, Need::Only(Level::Container)],
-    a_damaged_kernel_is_listed_told_and_removable [Need::Isle, Need::Dpkg, Need::Compiler, Need::Only(Level::Container)],
-    a_source_that_is_none_leaves_nothing_behind [Need::Isle, Need::Only(Level::Container)],
-    the_tuned_kernel_is_what_its_configuration_says [Need::Isle, Need::GuestKernel, Need::Only(Level::Container)],
-    a_kernel_that_machines_run_on_stays [Need::Isle, Need::GuestKernel, Need::Only(Level::Container)],
-    a_machine_does_not_boot_from_a_damaged_kernel [Need::Isle, Need::GuestKernel, Need::Only(Level::Container)],
+    only Level::Container;
+    a_kernel_comes_is_chosen_and_goes [Need::Isle, Need::Dpkg, Need::Compiler],
+    without_a_kernel_every_way_to_one_is_named [Need::Isle],
+    what_is_no_kernel_package_is_refused_with_the_reason [Need::Isle, Need::Dpkg, Need::Compiler],
+    a_damaged_kernel_is_listed_told_and_removable [Need::Isle, Need::Dpkg, Need::Compiler],
+    a_source_that_is_none_leaves_nothing_behind [Need::Isle],
+    the_tuned_kernel_is_what_its_configuration_says [Need::Isle, Need::GuestKernel],
+    a_kernel_that_machines_run_on_stays [Need::Isle, Need::GuestKernel],
+    a_machine_does_not_boot_from_a_damaged_kernel [Need::Isle, Need::GuestKernel],
 }
 
 /// Modules of a kernel that a guest could boot, and what each depends on.

@@ -6,8 +6,9 @@
 use isle_tests::{Level, Need, World, wait_for};
 
 isle_tests::stories! {
-    templates_are_listed_and_go_and_come_again [Need::Isle, Need::GuestKernel, Need::Only(Level::Container)],
-    a_pool_gives_its_machines_and_is_filled_again [Need::Isle, Need::GuestKernel, Need::Only(Level::Container)],
+    only Level::Container;
+    templates_are_listed_and_go_and_come_again [Need::Isle, Need::GuestKernel],
+    a_pool_gives_its_machines_and_is_filled_again [Need::Isle, Need::GuestKernel],
 }
 
 const LIMIT: &str = "64m";

@@ -61,6 +61,33 @@ impl ListFlags<'_> {
     }
 }
 
+/// The flags of a list that has nothing further to choose.
+#[derive(clap::Args, Debug)]
+pub struct Format {
+    /// A template, table TEMPLATE, or json
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Without the title line
+    #[arg(long)]
+    no_headers: bool,
+    /// Only names
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+impl Format {
+    /// The form of the list; `default` are the columns of a table without template, the first of which `-q` asks for.
+    pub fn listing(&self, default: &[Column]) -> Result<Listing> {
+        let name = default.first().map(|column| column.field);
+        ListFlags {
+            format: self.format.as_deref(),
+            only: name.filter(|_| self.quiet),
+            without_titles: self.no_headers,
+        }
+        .listing(default)
+    }
+}
+
 /// Prints rows.
 pub fn list(listing: &Listing, columns: &[Column], rows: &[Row]) -> Result {
     print(&listing.render(columns, rows)?)?;

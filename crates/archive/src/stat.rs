@@ -47,3 +47,13 @@ pub fn lexical(path: &Path) -> PathBuf {
     }
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_does_not_lead_above_its_root() {
+        assert_eq!(lexical(Path::new("/a/../../etc/./x")), Path::new("/etc/x"));
+    }
+}

@@ -23,7 +23,7 @@ mod printable;
 mod table;
 mod template;
 
-pub use listing::{Column, Listing, Row};
+pub use listing::{Column, Listing, Row, column};
 pub use printable::printable;
 pub use table::Table;
 pub use template::{Template, TemplateError, quote};

@@ -16,6 +16,12 @@ pub struct Column {
     pub title: &'static str,
 }
 
+/// A column, as tables of them are written down.
+#[must_use]
+pub const fn column(field: &'static str, title: &'static str) -> Column {
+    Column { field, title }
+}
+
 /// One row: fields by name, and labels for `.Label "key"`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {

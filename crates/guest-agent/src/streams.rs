@@ -5,43 +5,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use isle_guest_protocol::{ACK_EVERY, Incoming, Outgoing};
-use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use isle_sys::watched::Watched;
+use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
 /// What of a stream may still come when its process has ended, at most: what a pipe holds.
 const PIPE_BYTES: u64 = 64 << 10;
-
-/// A descriptor in the agent's epoll(7).
-pub(crate) struct Watched {
-    pub(crate) fd: OwnedFd,
-    token: u64,
-    interest: EventFlags,
-}
-
-impl Watched {
-    pub(crate) fn new(fd: OwnedFd, token: u64) -> io::Result<Watched> {
-        fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
-        Ok(Watched {
-            fd,
-            token,
-            interest: EventFlags::empty(),
-        })
-    }
-
-    pub(crate) fn watch(&mut self, epoll: &OwnedFd, wanted: EventFlags) {
-        if wanted == self.interest {
-            return;
-        }
-        let data = EventData::new_u64(self.token);
-        let _ = match (self.interest.is_empty(), wanted.is_empty()) {
-            (true, _) => epoll::add(epoll, &self.fd, data, wanted),
-            (_, true) => epoll::delete(epoll, &self.fd),
-            _ => epoll::modify(epoll, &self.fd, data, wanted),
-        };
-        self.interest = wanted;
-    }
-}
 
 /// From a process to the host.
 pub(crate) struct Output {

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 
 use isle_guest_protocol::{Incoming, Outgoing, WINDOW, WindowError};
-use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
+use isle_sys::watched::Watched;
+use rustix::event::epoll::EventFlags;
+use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
@@ -31,56 +32,41 @@ pub(crate) fn is_null(fd: &OwnedFd) -> bool {
     })
 }
 
-/// A descriptor that never blocks, as one epoll(7) watches it.
+/// One end of a standard stream.
 #[derive(Debug)]
-struct Watched {
-    fd: OwnedFd,
+struct Descriptor {
+    watched: Watched,
     kind: Kind,
-    token: u64,
-    interest: EventFlags,
 }
 
-impl Watched {
-    fn new(fd: OwnedFd, token: u64) -> Result<Watched, Error> {
+impl Descriptor {
+    fn new(fd: OwnedFd, token: u64) -> Result<Descriptor, Error> {
         let fail = Error::io("use a standard stream");
-        let prepare = || -> rustix::io::Result<Kind> {
-            fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
-            Ok(match FileType::from_raw_mode(fstat(&fd)?.st_mode) {
+        let prepare = || -> std::io::Result<Descriptor> {
+            let kind = match FileType::from_raw_mode(fstat(&fd)?.st_mode) {
                 FileType::Socket => Kind::Socket,
                 FileType::RegularFile | FileType::BlockDevice => Kind::File,
                 FileType::CharacterDevice if is_null(&fd) => Kind::File,
                 _ => Kind::Pipe,
-            })
+            };
+            let watched = Watched::new(fd, token)?;
+            Ok(Descriptor { watched, kind })
         };
-        let kind = prepare().map_err(fail)?;
-        Ok(Watched {
-            fd,
-            kind,
-            token,
-            interest: EventFlags::empty(),
-        })
+        prepare().map_err(fail)
     }
 
+    /// A file is always ready.
     fn watch(&mut self, epoll: &OwnedFd, wanted: EventFlags) {
-        if wanted == self.interest || self.kind == Kind::File {
-            return;
+        if self.kind != Kind::File {
+            self.watched.watch(epoll, wanted);
         }
-        let data = EventData::new_u64(self.token);
-        // These fail when there is no memory left or the descriptor cannot be polled; then it is looked at
-        // whenever anything else happens.
-        let _ = match (self.interest.is_empty(), wanted.is_empty()) {
-            (true, _) => epoll::add(epoll, &self.fd, data, wanted),
-            (_, true) => epoll::delete(epoll, &self.fd),
-            _ => epoll::modify(epoll, &self.fd, data, wanted),
-        };
-        self.interest = wanted;
     }
 }
 
 /// Where the bytes of the guest go.
 #[derive(Debug)]
 enum Sink {
-    Descriptor(Watched),
+    Descriptor(Descriptor),
     /// Kept for the caller, up to so many.
     Memory {
         bytes: Vec<u8>,
@@ -111,7 +97,7 @@ impl Outlet {
     /// Into a descriptor, from an offset on.
     pub(crate) fn to(fd: OwnedFd, token: u64, offset: u64) -> Result<Outlet, Error> {
         Ok(Outlet::into_sink(
-            Sink::Descriptor(Watched::new(fd, token)?),
+            Sink::Descriptor(Descriptor::new(fd, token)?),
             offset,
         ))
     }
@@ -158,8 +144,8 @@ impl Outlet {
 
     /// Throws away what comes from now on.
     pub(crate) fn give_up(&mut self, epoll: &OwnedFd) {
-        if let Sink::Descriptor(watched) = &mut self.sink {
-            watched.watch(epoll, EventFlags::empty());
+        if let Sink::Descriptor(to) = &mut self.sink {
+            to.watch(epoll, EventFlags::empty());
         }
         self.hang_up();
     }
@@ -174,14 +160,14 @@ impl Outlet {
 
     /// Writes what the descriptor takes.
     pub(crate) fn flush(&mut self, epoll: &OwnedFd) {
-        if let Sink::Descriptor(watched) = &mut self.sink {
+        if let Sink::Descriptor(to) = &mut self.sink {
             let mut is_gone = false;
             let mut is_full = false;
             while !self.pending.is_empty() && !is_full && !is_gone {
                 let (piece, _) = self.pending.as_slices();
-                let written = match watched.kind {
-                    Kind::Socket => send(&watched.fd, piece, SendFlags::NOSIGNAL),
-                    Kind::Pipe | Kind::File => rustix::io::write(&watched.fd, piece),
+                let written = match to.kind {
+                    Kind::Socket => send(&to.watched.fd, piece, SendFlags::NOSIGNAL),
+                    Kind::Pipe | Kind::File => rustix::io::write(&to.watched.fd, piece),
                 };
                 match written {
                     Ok(count) => {
@@ -194,14 +180,14 @@ impl Outlet {
                 }
             }
             if is_gone {
-                watched.watch(epoll, EventFlags::empty());
+                to.watch(epoll, EventFlags::empty());
                 self.hang_up();
             } else {
                 let wanted = match self.pending.is_empty() {
                     true => EventFlags::empty(),
                     false => EventFlags::OUT,
                 };
-                watched.watch(epoll, wanted);
+                to.watch(epoll, wanted);
                 if self.pending.is_empty() && self.pending.capacity() > WINDOW / 2 {
                     self.pending = VecDeque::new();
                 }
@@ -210,10 +196,10 @@ impl Outlet {
         if self.incoming.is_ended() && self.pending.is_empty() && !self.is_over {
             self.is_over = true;
             self.unread = self.delivered - self.consumed();
-            if let Sink::Descriptor(watched) = &mut self.sink {
-                watched.watch(epoll, EventFlags::empty());
-                if watched.kind == Kind::Socket {
-                    let _ = rustix::net::shutdown(&watched.fd, rustix::net::Shutdown::Write);
+            if let Sink::Descriptor(to) = &mut self.sink {
+                to.watch(epoll, EventFlags::empty());
+                if to.kind == Kind::Socket {
+                    let _ = rustix::net::shutdown(&to.watched.fd, rustix::net::Shutdown::Write);
                 }
                 self.sink = Sink::Gone;
             }
@@ -222,16 +208,16 @@ impl Outlet {
 
     /// Up to where a reader has taken it.
     fn consumed(&self) -> u64 {
-        let Sink::Descriptor(watched) = &self.sink else {
+        let Sink::Descriptor(to) = &self.sink else {
             return self.delivered - self.unread;
         };
-        match watched.kind {
+        match to.kind {
             Kind::File => self.delivered,
-            Kind::Pipe => match rustix::io::ioctl_fionread(&watched.fd) {
+            Kind::Pipe => match rustix::io::ioctl_fionread(&to.watched.fd) {
                 Ok(unread) => self.delivered.saturating_sub(unread),
                 Err(_) => self.delivered,
             },
-            Kind::Socket => match isle_sys::socket::unsent(&watched.fd) {
+            Kind::Socket => match isle_sys::socket::unsent(&to.watched.fd) {
                 Ok(0) | Err(_) => self.delivered,
                 Ok(_) => self.delivered.saturating_sub(SOCKET_BYTES),
             },
@@ -292,7 +278,7 @@ impl Outlet {
 #[derive(Debug)]
 pub(crate) struct Inlet {
     pub(crate) outgoing: Outgoing,
-    source: Option<Watched>,
+    source: Option<Descriptor>,
 }
 
 impl Inlet {
@@ -300,7 +286,7 @@ impl Inlet {
     pub(crate) fn from(fd: OwnedFd, token: u64, offset: u64) -> Result<Inlet, Error> {
         Ok(Inlet {
             outgoing: Outgoing::at(offset),
-            source: Some(Watched::new(fd, token)?),
+            source: Some(Descriptor::new(fd, token)?),
         })
     }
 
@@ -314,7 +300,7 @@ impl Inlet {
         let mut is_empty = false;
         while !is_empty && !is_ended && self.outgoing.room() > 0 {
             let most = self.outgoing.room().min(buffer.len());
-            match rustix::io::read(&source.fd, &mut buffer[..most]) {
+            match rustix::io::read(&source.watched.fd, &mut buffer[..most]) {
                 Ok(0) => is_ended = true,
                 Ok(count) => self.outgoing.push(&buffer[..count]),
                 Err(Errno::INTR) => {}

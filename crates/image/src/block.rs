@@ -17,7 +17,7 @@ use rusqlite::OptionalExtension;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::blob::open_blob;
-use crate::confined::{self, Confined, Ended};
+use crate::confined::{self, Ended, Work};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::failpoint;
 use crate::folders::{Workspace, random_name};
@@ -242,7 +242,7 @@ impl Store {
             confined::OUTPUT,
             confined::TREE,
         ];
-        let ended = Confined {
+        let ended = Work {
             program: &program,
             arguments: &arguments,
             tree,

@@ -8,17 +8,14 @@ use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use isle_seccomp::Profile;
-use isle_sys::launch::{self, Event, Instruction, MountSource, Slot, Step, Strings, Target};
+use isle_sys::launch::confined::{self, Confined, mounted, text};
+use isle_sys::launch::{self, Instruction, MountSource, Slot, Step, Target};
 use isle_sys::mount::{self, Attributes};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen,
-};
+use rustix::mount::MountAttrFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 /// Where the tree is, for the program.
@@ -42,7 +39,7 @@ const READ_EVERYTHING: u64 = 1 << 2;
 
 /// What to run on what.
 #[derive(Debug)]
-pub(crate) struct Confined<'a> {
+pub(crate) struct Work<'a> {
     /// An absolute path of the host.
     pub(crate) program: &'a Path,
     /// Its arguments, without its name.
@@ -65,43 +62,30 @@ pub(crate) enum Ended {
     Badly { how: String, said: String },
 }
 
-impl Confined<'_> {
+impl Work<'_> {
     /// Runs it to its end.
     ///
     /// # Errors
     /// When it cannot be started.
     pub(crate) fn run(&self) -> io::Result<Ended> {
-        let root = root()?;
+        let root = confined::empty_root(
+            1000,
+            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
+        )?;
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let said = File::from(rustix::fs::memfd_create("said", MemfdFlags::CLOEXEC)?);
-        let steps = self.steps()?;
         let slots = [root.as_fd(), self.tree.as_fd(), null.as_fd(), said.as_fd()];
         let kinds = {
             use launch::namespace::{CGROUP, IPC, MOUNT, NETWORK, PID, UTS};
             CGROUP | IPC | MOUNT | NETWORK | PID | UTS
         };
-        let launched = launch::launch(kinds, None, &steps, &slots)?;
-        let event = launched.next_event();
-        let (_, pidfd, channel) = launched.into_parts();
-        let process = Process(Some(pidfd));
-        match event? {
-            Event::Closed => {}
-            Event::Failed(failure) => {
-                let what = steps
-                    .get(failure.step)
-                    .map_or_else(|| "prepare".to_owned(), ToString::to_string);
-                let why = io::Error::from_raw_os_error(failure.errno);
-                return Err(io::Error::new(
-                    why.kind(),
-                    format!("cannot {what}: {why} {}", failure.text),
-                ));
-            }
-            event => {
-                return Err(io::Error::other(format!("it said {event:?} unasked")));
-            }
-        }
+        let executed =
+            confined::execute(kinds, None, &self.steps()?, &slots).map_err(|refused| {
+                let (what, why) = (refused.what, refused.source);
+                io::Error::new(why.kind(), format!("cannot {what}: {why}"))
+            })?;
+        let process = Process(Some(executed.pidfd));
         let how = process.wait()?;
-        drop(channel);
         match how {
             None => Ok(Ended::Well),
             Some(how) => Ok(Ended::Badly {
@@ -114,33 +98,19 @@ impl Confined<'_> {
     fn steps(&self) -> io::Result<Vec<Step>> {
         let read_only = Attributes::new(mount::RDONLY | mount::NOSUID | mount::NODEV, 0, 0);
         let writable = Attributes::new(mount::NOSUID | mount::NODEV | mount::NOEXEC, 0, 0);
-        let mount = |source, target: CString, kind, attributes| Step::Mount {
-            source,
-            target,
-            kind,
-            attributes,
-            recursive_attributes: Attributes::default(),
-            copy_up: false,
-        };
         let host = |path: CString| MountSource::Host {
             path,
             recursive: false,
         };
-        let mut steps = vec![
-            Step::Propagate(mount::PRIVATE),
-            Step::AttachRoot {
-                tree: Slot(0),
-                at: text(self.place)?,
-            },
-        ];
+        let mut content = Vec::new();
         for folder in PROGRAMS.map(Path::new) {
             let inside = text(folder)?;
             match std::fs::symlink_metadata(folder) {
-                Ok(metadata) if metadata.is_symlink() => steps.push(Step::Link {
-                    target: text(&std::fs::read_link(folder)?)?,
+                Ok(metadata) if metadata.is_symlink() => content.push(Step::Link {
+                    target: text(std::fs::read_link(folder)?)?,
                     path: inside,
                 }),
-                Ok(_) => steps.push(mount(
+                Ok(_) => content.push(mounted(
                     host(inside.clone()),
                     inside,
                     Target::Directory,
@@ -149,9 +119,9 @@ impl Confined<'_> {
                 Err(_) => {}
             }
         }
-        steps.push(mount(
+        content.push(mounted(
             MountSource::Tree(Slot(1)),
-            text(Path::new(TREE))?,
+            text(TREE)?,
             Target::Directory,
             Attributes::new(
                 mount::RDONLY | mount::NOSUID | mount::NODEV | mount::NOEXEC,
@@ -159,68 +129,29 @@ impl Confined<'_> {
                 0,
             ),
         ));
-        steps.push(mount(
+        content.push(mounted(
             host(text(self.output)?),
-            text(Path::new(OUTPUT))?,
+            text(OUTPUT)?,
             Target::File,
             writable,
         ));
-        steps.extend([
-            Step::PivotRoot,
-            Step::RootAttributes {
-                attributes: read_only,
-                recursive: false,
-            },
-            Step::Streams([Slot(2), Slot(2), Slot(3)]),
-            Step::NoNewPrivileges,
-            Step::BoundingSet(READ_EVERYTHING),
-            Step::User {
-                uid: 0,
-                gid: 0,
-                groups: Some(Vec::new()),
-            },
-            Step::Capabilities {
-                effective: READ_EVERYTHING,
-                permitted: READ_EVERYTHING,
-                inheritable: READ_EVERYTHING,
-                ambient: READ_EVERYTHING,
-            },
-            Step::Umask(0o077),
-            Step::FindProgram {
-                name: self.program.to_string_lossy().into_owned(),
-                candidates: vec![text(self.program)?],
-            },
-            Step::Seccomp {
-                program: policy()?,
-                flags: 0,
-                listener: false,
-            },
-            Step::CloseFrom(3),
-            Step::Execute {
-                arguments: Strings::new(
-                    std::iter::once(self.program.as_os_str())
-                        .chain(self.arguments.iter().map(OsStr::new))
-                        .map(|word| text(Path::new(word)))
-                        .collect::<io::Result<_>>()?,
-                ),
-                environment: Strings::new(vec![c"LC_ALL=C.UTF-8".to_owned()]),
-            },
-        ]);
-        Ok(steps)
+        let words =
+            std::iter::once(self.program.as_os_str()).chain(self.arguments.iter().map(OsStr::new));
+        Ok(Confined {
+            root: Slot(0),
+            place: text(self.place)?,
+            content,
+            streams: [Slot(2), Slot(2), Slot(3)],
+            capabilities: READ_EVERYTHING,
+            are_inherited: true,
+            umask: 0o077,
+            seccomp: policy()?,
+            program: text(self.program)?,
+            arguments: words.map(text).collect::<io::Result<_>>()?,
+            environment: vec![c"LC_ALL=C.UTF-8".to_owned()],
+        }
+        .steps())
     }
-}
-
-/// An empty root file system, attached nowhere.
-fn root() -> io::Result<OwnedFd> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "size", "64k")?;
-    fsconfig_set_string(&context, "mode", "0755")?;
-    fsconfig_create(&context)?;
-    Ok(fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
-    )?)
 }
 
 /// Docker's default policy for a process without capabilities that matter.
@@ -236,10 +167,6 @@ fn policy() -> io::Result<Vec<Instruction>> {
             k: instruction.k,
         })
         .collect())
-}
-
-fn text(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
 /// The end of what was written to a file, without what would confuse a terminal.
@@ -337,7 +264,7 @@ mod tests {
         )
         .unwrap();
         fs::write(&output, "").unwrap();
-        let ended = Confined {
+        let ended = Work {
             program: &find("sh").unwrap(),
             arguments: &["-c", script],
             tree: merged::mounted(root.path(), &[tree], root.path()).unwrap(),

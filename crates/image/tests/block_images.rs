@@ -25,6 +25,16 @@ fn is_impossible() -> bool {
     skipped("root", is_root()) || skipped("mkfs.erofs", can_run("mkfs.erofs"))
 }
 
+/// A store of its own, below a folder that goes with the test.
+fn new_store() -> Option<(tempfile::TempDir, Store)> {
+    if is_impossible() {
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_store(folder.path());
+    Some((folder, store))
+}
+
 fn one_image(store: &Store, layers: &[Vec<u8>], name: &str) -> Image {
     let layers: Vec<&[u8]> = layers.iter().map(|layer| &**layer).collect();
     load(store, &docker_archive(&layers, &[name]))
@@ -72,11 +82,9 @@ fn trees(
 
 #[test]
 fn a_disk_holds_everything_that_the_layers_hold_together() {
-    if is_impossible() {
+    let Some((_folder, store)) = new_store() else {
         return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let store = open_store(folder.path());
+    };
     let base = Tar::default()
         .directory("etc/")
         .with(|h| h.mode = 0o1777, "tmp/", b'5')
@@ -131,11 +139,9 @@ fn a_disk_holds_everything_that_the_layers_hold_together() {
 
 #[test]
 fn images_of_one_layer_and_of_none_have_disks_too() {
-    if is_impossible() {
+    let Some((_folder, store)) = new_store() else {
         return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let store = open_store(folder.path());
+    };
     for layers in [vec![Tar::default().file("a", b"b").end()], vec![]] {
         let image = one_image(&store, &layers, "few");
         let block = store.block_image(&image, &Silent).unwrap();
@@ -152,11 +158,9 @@ fn images_of_one_layer_and_of_none_have_disks_too() {
 
 #[test]
 fn it_is_made_once_and_goes_with_its_image() {
-    if is_impossible() {
+    let Some((folder, store)) = new_store() else {
         return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let store = open_store(folder.path());
+    };
     let image = small(&store, "one");
     let before = store.usage().unwrap();
     let block = store.block_image(&image, &Silent).unwrap();
@@ -178,11 +182,9 @@ fn it_is_made_once_and_goes_with_its_image() {
 
 #[test]
 fn prune_counts_what_it_takes() {
-    if is_impossible() {
+    let Some((_folder, store)) = new_store() else {
         return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let store = open_store(folder.path());
+    };
     let image = small(&store, "one");
     let block = store.block_image(&image, &Silent).unwrap();
     let all = PruneOptions {
@@ -196,11 +198,9 @@ fn prune_counts_what_it_takes() {
 
 #[test]
 fn one_that_is_cut_short_or_missing_is_made_again() {
-    if is_impossible() {
+    let Some((_folder, store)) = new_store() else {
         return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let store = open_store(folder.path());
+    };
     let image = small(&store, "one");
     let block = store.block_image(&image, &Silent).unwrap();
     let file = fs::File::options().write(true).open(&block.path).unwrap();
@@ -225,11 +225,9 @@ impl Progress for Lines {
 
 #[test]
 fn after_a_reboot_it_is_checked_before_it_is_used() {
-    if is_impossible() {
+    let Some((_folder, store)) = new_store() else {
         return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let store = open_store(folder.path());
+    };
     let image = small(&store, "one");
     let block = store.block_image(&image, &Silent).unwrap();
     let reboot = || {
@@ -257,11 +255,9 @@ fn after_a_reboot_it_is_checked_before_it_is_used() {
 
 #[test]
 fn several_processes_that_want_it_at_once_get_one() {
-    if is_impossible() {
+    let Some((folder, store)) = new_store() else {
         return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let store = open_store(folder.path());
+    };
     let image = small(&store, "one");
     let blocks: Vec<BlockImage> = std::thread::scope(|scope| {
         let each: Vec<_> = (0..4)
@@ -282,11 +278,9 @@ fn several_processes_that_want_it_at_once_get_one() {
 
 #[test]
 fn an_image_that_is_gone_gets_none() {
-    if is_impossible() {
+    let Some((folder, store)) = new_store() else {
         return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let store = open_store(folder.path());
+    };
     let image = small(&store, "one");
     store.remove("one", false).unwrap();
     let error = store.block_image(&image, &Silent).unwrap_err();

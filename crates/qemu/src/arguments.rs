@@ -238,16 +238,18 @@ fn rest(to: &mut Arguments, machine: &Machine) {
 
 #[cfg(test)]
 mod tests {
+    use isle_types::Accelerator;
+
     use super::*;
+    use crate::machine::Architecture;
     use crate::machine::tests::machine;
-    use crate::machine::{Accelerator, Architecture};
 
     fn wiring() -> Wiring {
         Wiring {
             monitor: 3,
-            ports: vec![(4, true), (5, false), (6, false), (7, false), (8, false)],
+            ports: vec![(4, true), (5, false)],
             console: None,
-            disks: vec![Some(9), Some(10)],
+            disks: vec![Some(6), Some(7)],
             first_file: None,
             has_sandbox: true,
             is_paused: false,
@@ -278,8 +280,8 @@ mod tests {
     fn the_maker_of_a_template_has_placeholders_and_boots() {
         let wiring = Wiring {
             disks: vec![None, None],
-            console: Some(9),
-            first_file: Some(10),
+            console: Some(6),
+            first_file: Some(7),
             ..wiring()
         };
         let arguments = arguments(&machine(), Role::Maker, &wiring);

@@ -54,9 +54,8 @@ pub mod template;
 mod vm;
 
 pub use confinement::Identity;
-pub use machine::{
-    Accelerator, Architecture, Boot, Devices, DiskSlot, Machine, MachineError, Profile,
-};
+pub use isle_types::Accelerator;
+pub use machine::{Architecture, Boot, Devices, DiskSlot, Machine, MachineError, Profile};
 pub use memory::MemoryError;
 pub use monitor::{Event, Monitor, MonitorError, Sent};
 pub use pool::{Pool, PoolError, PoolSummary};

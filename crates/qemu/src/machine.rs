@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use isle_types::Accelerator;
 use serde::{Deserialize, Serialize};
 
 /// Whose instructions the guest executes.
@@ -32,33 +33,12 @@ impl Architecture {
             Architecture::Aarch64 => "aarch64",
         }
     }
-}
-
-/// What carries out the guest's instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Accelerator {
-    /// The processor, walled off by it.
-    Kvm,
-    /// Software (QEMU's TCG): for compatibility, not a security boundary.
-    Tcg,
-}
-
-impl Accelerator {
-    /// As QEMU names it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Accelerator::Kvm => "kvm",
-            Accelerator::Tcg => "tcg",
-        }
-    }
 
     /// The processor that a guest sees by default: all that this one, or the software, can do, but
     /// for virtualization of its own.
     #[must_use]
-    pub const fn default_cpu_model(self, architecture: Architecture) -> &'static str {
-        match (architecture, self) {
+    pub const fn default_cpu_model(self, accelerator: Accelerator) -> &'static str {
+        match (self, accelerator) {
             (Architecture::X86_64, Accelerator::Kvm) => "host,vmx=off,svm=off",
             (Architecture::X86_64, Accelerator::Tcg) => "max,svm=off",
             (Architecture::Aarch64, Accelerator::Kvm) => "host",
@@ -125,14 +105,12 @@ pub enum DiskSlot {
 }
 
 impl Devices {
-    /// What an instance has: a port for its agent, a read-only root, a writable layer, and the rest.
+    /// What an instance has: a port for its agent, one for folders of the host, a read-only root, a writable layer, and the rest.
     /// On a microvm it fills seven of eight slots.
     #[must_use]
     pub fn of_instance() -> Devices {
         Devices {
-            ports: ["isle", "share0", "share1", "share2", "share3"]
-                .map(str::to_owned)
-                .to_vec(),
+            ports: ["isle", "share0"].map(str::to_owned).to_vec(),
             disks: vec![DiskSlot::ReadOnly, DiskSlot::Writable],
             scsi: true,
             network: true,

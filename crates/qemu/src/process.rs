@@ -7,12 +7,10 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use isle_cgroup::Cgroup;
+use isle_sys::launch::confined::empty_root;
 use isle_sys::launch::{self, Action, Event, Slot, Step};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
-    fsmount, fsopen, open_tree,
-};
+use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::confinement::{self, Confined, Identity};
@@ -103,7 +101,8 @@ pub(crate) fn start(request: Request<'_>) -> Result<(Process, Option<OwnedFd>), 
         table.owned.push(fd);
         Slot(table.owned.len() - 1)
     };
-    let root = own(empty_root().map_err(ProcessError::prepare("make a root for QEMU"))?);
+    let root = own(empty_root(64, MountAttrFlags::empty())
+        .map_err(ProcessError::prepare("make a root for QEMU"))?);
     let mut files = Vec::new();
     for (path, name) in &request.files {
         let tree = one_file(path).map_err(ProcessError::prepare(format!(
@@ -315,20 +314,6 @@ pub(crate) fn read_bounded(file: &File, size: usize) -> String {
     }
     let text = String::from_utf8_lossy(bytes.get(..length).unwrap_or(&[]));
     text.trim_end_matches('\0').trim().to_owned()
-}
-
-/// A file system in memory that holds a few folders to mount on.
-fn empty_root() -> io::Result<OwnedFd> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in [("mode", "0755"), ("size", "64k"), ("nr_inodes", "64")] {
-        fsconfig_set_string(&context, key, value)?;
-    }
-    fsconfig_create(&context)?;
-    Ok(fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )?)
 }
 
 /// A file as a mount that is attached nowhere.

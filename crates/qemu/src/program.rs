@@ -7,9 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use isle_types::Accelerator;
 use serde::{Deserialize, Serialize};
 
-use crate::machine::{Accelerator, Architecture};
+use crate::machine::Architecture;
 
 /// The oldest that has what is used here: the one that the measurements and traps are from.
 const OLDEST: Version = Version {

@@ -8,12 +8,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use isle_cgroup::Cgroup;
+use isle_types::Accelerator;
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
 
 use crate::arguments::{self, INITRAMFS, KERNEL, Role, Wiring};
 use crate::confinement::{FIRST_DESCRIPTOR, Identity};
-use crate::machine::{Accelerator, DiskSlot, Machine, MachineError};
+use crate::machine::{DiskSlot, Machine, MachineError};
 use crate::memory::{self, MemoryError};
 use crate::monitor::{Event, Monitor, MonitorError, Sent};
 use crate::process::{self, Ended, Guard, ProcessError, Request};

@@ -1,27 +1,24 @@
 //! Starts the server in a place where there is nothing but what it serves.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use isle_cgroup::Cgroup;
-use isle_sys::launch::{self, Event, MountSource, Slot, Step, Strings, Target};
+use isle_sys::launch::confined::{self, Confined, mounted, text};
+use isle_sys::launch::{self, MountSource, Slot, Step, Target};
 use isle_sys::mount::{self, Attributes};
 use rustix::fs::{AtFlags, FileType, StatxFlags};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
-    fsmount, fsopen, open_tree,
-};
+use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
 use crate::filter;
 
 /// The name of the program.
 pub const PROGRAM: &str = "isle-share";
 /// Where the server sees itself.
-const PROGRAM_INSIDE: &str = "/isle-share";
+const PROGRAM_INSIDE: &CStr = c"/isle-share";
 
 /// What a process with these may do that other processes may not: what root of a container may do with
 /// the files of a bind mount. Numbers of capabilities(7).
@@ -127,7 +124,9 @@ pub fn spawn(request: &Request<'_>) -> Result<Server, SpawnError> {
         let what = what.to_owned();
         move |source: io::Error| SpawnError::Prepare { what, source }
     };
-    let root = root().map_err(failed("make an empty root file system"))?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let root =
+        confined::empty_root(1000, attributes).map_err(failed("make an empty root file system"))?;
     let program = program(request.program).map_err(|source| SpawnError::Program {
         path: request.program.to_owned(),
         source,
@@ -173,56 +172,29 @@ pub fn spawn(request: &Request<'_>) -> Result<Server, SpawnError> {
         IPC | MOUNT | NETWORK | PID | UTS
     };
     let into = request.cgroup.and_then(Cgroup::clone_into);
-    let launched = launch::launch(flags, into, &steps, &slots).map_err(failed("make a process"))?;
-    let event = launched.next_event();
-    let (pid, pidfd, _) = launched.into_parts();
-    let refused = match event {
-        Ok(Event::Closed) => return Ok(Server { pid, pidfd }),
-        Ok(Event::Failed(failure)) => SpawnError::Prepare {
-            what: steps
-                .get(failure.step)
-                .map_or_else(|| "prepare the process".to_owned(), ToString::to_string),
-            source: io::Error::from_raw_os_error(failure.errno),
-        },
-        Ok(event) => failed("follow the process")(io::Error::other(format!("it said {event:?}"))),
-        Err(error) => failed("follow the process")(error),
-    };
-    // It has failed and ends, or is out of step and must.
-    let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-    let _ = rustix::process::waitid(
-        rustix::process::WaitId::PidFd(pidfd.as_fd()),
-        rustix::process::WaitIdOptions::EXITED,
-    );
-    Err(refused)
+    let executed =
+        confined::execute(flags, into, &steps, &slots).map_err(|refused| SpawnError::Prepare {
+            what: refused.what,
+            source: refused.source,
+        })?;
+    Ok(Server {
+        pid: executed.pid,
+        pidfd: executed.pidfd,
+    })
 }
 
 /// What the new process does. Slots: root, program, connection, `/dev/null`, messages, then the shares.
 fn plan(place: CString, first_tree: usize, kinds: &[Target]) -> io::Result<Vec<Step>> {
-    let mount = |source, target: CString, kind, attributes| Step::Mount {
-        source,
-        target,
-        kind,
-        attributes,
-        recursive_attributes: Attributes::default(),
-        copy_up: false,
-    };
     let own = mount::RDONLY | mount::NOSUID | mount::NODEV;
-    let inside = Path::new(PROGRAM_INSIDE);
-    let mut steps = vec![
-        Step::Unshare(launch::namespace::CGROUP),
-        Step::Propagate(mount::PRIVATE),
-        Step::AttachRoot {
-            tree: Slot(0),
-            at: place,
-        },
-        mount(
+    let mut content = vec![
+        mounted(
             MountSource::Tree(Slot(1)),
-            text(inside)?,
+            PROGRAM_INSIDE.to_owned(),
             Target::File,
             Attributes::new(own, 0, 0),
         ),
         // For /proc/self/fd, through which a file is opened that is only known by descriptor. It shows no process but this.
-        mount(
+        mounted(
             MountSource::New {
                 filesystem: c"proc".to_owned(),
                 options: vec![(c"subset".to_owned(), Some(c"pid".to_owned()))],
@@ -234,59 +206,28 @@ fn plan(place: CString, first_tree: usize, kinds: &[Target]) -> io::Result<Vec<S
         ),
     ];
     for (index, kind) in kinds.iter().enumerate() {
-        steps.push(mount(
+        content.push(mounted(
             MountSource::Tree(Slot(first_tree + index)),
-            text(Path::new(&format!("/{index}")))?,
+            text(format!("/{index}"))?,
             *kind,
             Attributes::default(),
         ));
     }
-    steps.extend([
-        Step::PivotRoot,
-        Step::RootAttributes {
-            attributes: Attributes::new(own, 0, 0),
-            recursive: false,
-        },
-        Step::NewSession,
-        Step::Streams([Slot(2), Slot(3), Slot(4)]),
-        Step::ResourceLimit {
-            resource: 4,
-            name: "RLIMIT_CORE".into(),
-            soft: 0,
-            hard: 0,
-        },
-        Step::NoNewPrivileges,
-        Step::BoundingSet(CAPABILITIES),
-        Step::User {
-            uid: 0,
-            gid: 0,
-            groups: Some(Vec::new()),
-        },
-        Step::Capabilities {
-            effective: CAPABILITIES,
-            permitted: CAPABILITIES,
-            inheritable: 0,
-            ambient: 0,
-        },
-        Step::Umask(0),
-        Step::FindProgram {
-            name: PROGRAM_INSIDE.to_owned(),
-            candidates: vec![text(inside)?],
-        },
-        Step::Seccomp {
-            program: filter::program()?,
-            flags: 0,
-            listener: false,
-        },
-        Step::CloseFrom(3),
-        Step::Execute {
-            arguments: Strings::new(vec![
-                text(Path::new(PROGRAM))?,
-                text(Path::new(&kinds.len().to_string()))?,
-            ]),
-            environment: Strings::new(Vec::new()),
-        },
-    ]);
+    let confined = Confined {
+        root: Slot(0),
+        place,
+        content,
+        streams: [Slot(2), Slot(3), Slot(4)],
+        capabilities: CAPABILITIES,
+        are_inherited: false,
+        umask: 0,
+        seccomp: filter::program()?,
+        program: PROGRAM_INSIDE.to_owned(),
+        arguments: vec![text(PROGRAM)?, text(kinds.len().to_string())?],
+        environment: Vec::new(),
+    };
+    let mut steps = vec![Step::Unshare(launch::namespace::CGROUP)];
+    steps.extend(confined.steps());
     Ok(steps)
 }
 
@@ -316,22 +257,4 @@ fn tree(share: &Share) -> io::Result<(OwnedFd, Target)> {
 fn program(path: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     Ok(open_tree(rustix::fs::CWD, path, flags)?)
-}
-
-/// An empty root file system, attached nowhere.
-fn root() -> io::Result<OwnedFd> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "size", "64k")?;
-    fsconfig_set_string(&context, "nr_inodes", "1k")?;
-    fsconfig_set_string(&context, "mode", "0755")?;
-    fsconfig_create(&context)?;
-    Ok(fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
-    )?)
-}
-
-fn text(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }

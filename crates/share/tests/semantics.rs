@@ -60,6 +60,11 @@ fn open(path: &Path) -> File {
         .unwrap()
 }
 
+/// The permissions of a file, with set-user-id and its like.
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().mode() & 0o7777
+}
+
 #[test]
 fn files_are_read_and_written_on_both_sides() {
     if skipped() {
@@ -183,7 +188,7 @@ fn an_open_file_and_a_folder_follow_the_host() {
     )
     .unwrap();
     wait_for("a mode is seen", || {
-        shared.guest.join("second").metadata().unwrap().mode() & 0o7777 == 0o751
+        mode(&shared.guest.join("second")) == 0o751
     });
     fs::remove_file(shared.host.join("second")).unwrap();
     wait_for("a name is gone", || !shared.guest.join("second").exists());
@@ -283,11 +288,7 @@ fn writing_takes_set_user_id_bits_away() {
                 file.write_all(b"other").unwrap();
             }
         });
-        assert_eq!(
-            host.metadata().unwrap().mode() & 0o7777,
-            0o777,
-            "truncates: {truncates}"
-        );
+        assert_eq!(mode(&host), 0o777, "truncates: {truncates}");
     }
 }
 
@@ -303,12 +304,8 @@ fn the_mask_of_permissions_is_the_callers() {
         .current_dir(&shared.guest)
         .status();
     assert!(shell.unwrap().success());
-    for (name, mode) in [("file", 0o640), ("folder", 0o750), ("pipe", 0o640)] {
-        assert_eq!(
-            shared.host.join(name).metadata().unwrap().mode() & 0o777,
-            mode,
-            "{name}"
-        );
+    for (name, expected) in [("file", 0o640), ("folder", 0o750), ("pipe", 0o640)] {
+        assert_eq!(mode(&shared.host.join(name)), expected, "{name}");
     }
 }
 

@@ -19,6 +19,7 @@
 //! - [`seccomp_notify`]: answering system calls that a filter hands to another process.
 //! - [`signals`]: signals as something to read.
 //! - [`socket`]: what a socket tells about itself.
+//! - [`watched`]: a descriptor in an epoll(7).
 //!
 //! Calls return [`std::io::Result`] and own their descriptors, which are close-on-exec.
 
@@ -41,3 +42,4 @@ pub mod seccomp_notify;
 pub mod signals;
 pub mod socket;
 pub mod time;
+pub mod watched;

@@ -29,12 +29,20 @@ pub enum Accelerator {
     Tcg,
 }
 
-impl fmt::Display for Accelerator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Accelerator {
+    /// As QEMU names it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
             Accelerator::Kvm => "kvm",
             Accelerator::Tcg => "tcg",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

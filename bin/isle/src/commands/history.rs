@@ -1,6 +1,6 @@
 //! `isle history`.
 
-use isle_format::{Column, Row, human};
+use isle_format::{Column, Row, human, column};
 use isle_image::HistoryEntry;
 use jiff::Timestamp;
 use serde_json::json;
@@ -41,10 +41,6 @@ const COLUMNS: [Column; 6] = [
     column("Comment", "COMMENT"),
     column("CreatedAt", "CREATED AT"),
 ];
-
-const fn column(field: &'static str, title: &'static str) -> Column {
-    Column { field, title }
-}
 
 pub fn run(args: &Args, context: &Context) -> Result {
     let list = ListFlags {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use isle_format::{Column, Row, human};
+use isle_format::{Column, Row, human, column};
 use isle_image::Image;
 use jiff::Timestamp;
 use serde_json::json;
@@ -72,10 +72,6 @@ const COLUMNS: &[Column] = &[
     column("Containers", "CONTAINERS"),
     column("Platform", "PLATFORM"),
 ];
-
-const fn column(field: &'static str, title: &'static str) -> Column {
-    Column { field, title }
-}
 
 pub fn run(args: &Args, context: &Context) -> Result {
     let known = ["dangling", "label", "before", "since", "reference"];

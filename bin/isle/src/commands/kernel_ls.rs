@@ -1,32 +1,19 @@
 //! `isle kernel ls`.
 
-use isle_format::{Column, Row, human};
+use isle_format::{Column, Row, human, column};
 use isle_kernel::{Entry, KernelError, Origin, configuration_digest};
 use jiff::Timestamp;
 use serde_json::json;
 
 use crate::context::Context;
 use crate::failure::Result;
-use crate::output::{self, ListFlags};
+use crate::output;
+pub use crate::output::Format as Args;
 
 pub const ABOUT: &str = "List the kernels of virtual machines";
 pub const EXAMPLES: &str = "  isle kernel ls
   isle kernel ls --format '{{.Name}} {{.Status}}'
   isle kernel ls -q";
-
-/// Flags of `kernel ls`.
-#[derive(clap::Args, Debug)]
-pub struct Args {
-    /// A template, table TEMPLATE, or json
-    #[arg(long, value_name = "FORMAT")]
-    format: Option<String>,
-    /// Without the title line
-    #[arg(long)]
-    no_headers: bool,
-    /// Only names
-    #[arg(short, long)]
-    quiet: bool,
-}
 
 const DEFAULT: &[Column] = &[
     column("Name", "NAME"),
@@ -52,17 +39,8 @@ const COLUMNS: &[Column] = &[
     column("Status", "STATUS"),
 ];
 
-const fn column(field: &'static str, title: &'static str) -> Column {
-    Column { field, title }
-}
-
-pub fn run(args: &Args, context: &Context) -> Result {
-    let list = ListFlags {
-        format: args.format.as_deref(),
-        only: args.quiet.then_some("Name"),
-        without_titles: args.no_headers,
-    };
-    let listing = list.listing(DEFAULT)?;
+pub fn run(format: &Args, context: &Context) -> Result {
+    let listing = format.listing(DEFAULT)?;
     let now = Timestamp::now();
     let kernels = context.kernels().list()?;
     let rows: Vec<Row> = kernels.iter().map(|entry| row(entry, now)).collect();

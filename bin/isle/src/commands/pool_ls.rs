@@ -1,30 +1,17 @@
 //! `isle pool ls`.
 
 use isle_engine::machines;
-use isle_format::{Column, Row, human};
+use isle_format::{Column, Row, human, column};
 use serde_json::json;
 
 use crate::context::Context;
 use crate::failure::Result;
-use crate::output::{self, ListFlags};
+use crate::output;
+pub use crate::output::Format as Args;
 
 pub const ABOUT: &str = "List the pools of machines that wait, and what memory they take";
 pub const EXAMPLES: &str = "  isle pool ls
   isle pool ls --format '{{.Ready}} of {{.Size}}: {{.PSS}}'";
-
-/// Flags of `pool ls`.
-#[derive(clap::Args, Debug)]
-pub struct Args {
-    /// A template, table TEMPLATE, or json
-    #[arg(long, value_name = "FORMAT")]
-    format: Option<String>,
-    /// Without the title line
-    #[arg(long)]
-    no_headers: bool,
-    /// Only names of templates
-    #[arg(short, long)]
-    quiet: bool,
-}
 
 const COLUMNS: &[Column] = &[
     column("Template", "TEMPLATE"),
@@ -35,17 +22,8 @@ const COLUMNS: &[Column] = &[
     column("PSS", "PSS"),
 ];
 
-const fn column(field: &'static str, title: &'static str) -> Column {
-    Column { field, title }
-}
-
-pub fn run(args: &Args, context: &Context) -> Result {
-    let list = ListFlags {
-        format: args.format.as_deref(),
-        only: args.quiet.then_some("Template"),
-        without_titles: args.no_headers,
-    };
-    let listing = list.listing(COLUMNS)?;
+pub fn run(format: &Args, context: &Context) -> Result {
+    let listing = format.listing(COLUMNS)?;
     let paths = context.paths();
     let templates = machines::templates(&paths)?;
     let rows: Vec<Row> = machines::pools(&paths)?

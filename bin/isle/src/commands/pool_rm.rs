@@ -2,8 +2,9 @@
 
 use isle_engine::machines;
 
+use super::template_rm;
 use crate::context::Context;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::output;
 
 pub const ABOUT: &str = "End the machines that wait in pools, and forget these";
@@ -22,13 +23,9 @@ pub fn run(args: &Args, context: &Context) -> Result {
     let paths = context.paths();
     output::each(&args.names, |name| {
         let pools = machines::pools(&paths)?;
-        let mut fitting = pools.iter().filter(|pool| pool.template.starts_with(name));
-        let (Some(pool), None) = (fitting.next(), fitting.next()) else {
-            return Err(Failure::new(format!("there is not exactly one pool whose name begins with {name}"))
-                .hint("`isle pool ls` lists them")
-                .into());
-        };
-        machines::remove_pool(&paths, &pool.template)?;
+        let names = pools.into_iter().map(|pool| pool.template);
+        let name = template_rm::only("pool", names, name)?;
+        machines::remove_pool(&paths, &name)?;
         Ok(())
     })
 }

@@ -3,7 +3,7 @@
 use isle_docker_model::{command_line, status};
 use isle_engine::config::MountSource;
 use isle_engine::state::{Instance, Status};
-use isle_format::{Column, Row, human, quote};
+use isle_format::{Column, Row, human, quote, column};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -73,10 +73,6 @@ const COLUMNS: &[Column] = &[
 ];
 /// Those of a table without template: all up to `SIZE`, which comes with `-s`.
 const DEFAULT_COLUMNS: usize = 8;
-
-const fn column(field: &'static str, title: &'static str) -> Column {
-    Column { field, title }
-}
 
 const FILTERS: [&str; 12] = [
     "status", "name", "id", "label", "ancestor", "exited", "health", "before", "since", "volume",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use isle_docker_model::status;
 use isle_engine::state::{Instance, Status};
 use isle_engine::{Engine, Stats};
-use isle_format::{Column, Row, human};
+use isle_format::{Column, Row, human, column};
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -48,10 +48,6 @@ const COLUMNS: [Column; 9] = [
     column("PIDs", "PIDS"),
     column("Container", "CONTAINER"),
 ];
-
-const fn column(field: &'static str, title: &'static str) -> Column {
-    Column { field, title }
-}
 
 /// Between two readings: the CPU percentage is of this time.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use isle_engine::config::MountSource;
 use isle_engine::state::Status;
-use isle_format::{Column, Row, Table, human};
+use isle_format::{Column, Row, Table, human, column};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -35,10 +35,6 @@ const COLUMNS: [Column; 5] = [
     column("Size", "SIZE"),
     column("Reclaimable", "RECLAIMABLE"),
 ];
-
-const fn column(field: &'static str, title: &'static str) -> Column {
-    Column { field, title }
-}
 
 /// One kind of thing that takes room.
 #[derive(Default)]

@@ -1,32 +1,19 @@
 //! `isle template ls`.
 
 use isle_engine::machines::{self, Template};
-use isle_format::{Column, Row, human};
+use isle_format::{Column, Row, human, column};
 use jiff::Timestamp;
 use serde_json::json;
 
 use crate::context::Context;
 use crate::failure::Result;
-use crate::output::{self, ListFlags};
+use crate::output;
+pub use crate::output::Format as Args;
 
 pub const ABOUT: &str = "List the templates that virtual machines are copied from";
 pub const EXAMPLES: &str = "  isle template ls
   isle template ls --format '{{.Name}} {{.Size}}'
   isle template ls -q";
-
-/// Flags of `template ls`.
-#[derive(clap::Args, Debug)]
-pub struct Args {
-    /// A template, table TEMPLATE, or json
-    #[arg(long, value_name = "FORMAT")]
-    format: Option<String>,
-    /// Without the title line
-    #[arg(long)]
-    no_headers: bool,
-    /// Only names
-    #[arg(short, long)]
-    quiet: bool,
-}
 
 const COLUMNS: &[Column] = &[
     column("Name", "NAME"),
@@ -39,17 +26,8 @@ const COLUMNS: &[Column] = &[
     column("Size", "SIZE"),
 ];
 
-const fn column(field: &'static str, title: &'static str) -> Column {
-    Column { field, title }
-}
-
-pub fn run(args: &Args, context: &Context) -> Result {
-    let list = ListFlags {
-        format: args.format.as_deref(),
-        only: args.quiet.then_some("Name"),
-        without_titles: args.no_headers,
-    };
-    let listing = list.listing(COLUMNS)?;
+pub fn run(format: &Args, context: &Context) -> Result {
+    let listing = format.listing(COLUMNS)?;
     let now = Timestamp::now();
     let templates = machines::templates(&context.paths())?;
     let rows: Vec<Row> = templates.iter().map(|template| row(template, now)).collect();

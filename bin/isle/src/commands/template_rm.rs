@@ -29,17 +29,19 @@ pub fn run(args: &Args, context: &Context) -> Result {
 
 /// The template whose name begins like this.
 pub fn named(paths: &Paths, beginning: &str) -> Result<String> {
-    let mut fitting: Vec<String> = machines::templates(paths)?
-        .into_iter()
-        .map(|template| template.name)
-        .filter(|name| name.starts_with(beginning))
-        .collect();
-    match (fitting.pop(), fitting.is_empty()) {
-        (Some(name), true) => Ok(name),
-        (None, _) => Err(Failure::new(format!("no such template: {beginning}"))
-            .hint("`isle template ls` lists them")
+    let templates = machines::templates(paths)?.into_iter();
+    only("template", templates.map(|template| template.name), beginning)
+}
+
+/// The one of several names of a kind that begins like this.
+pub fn only(kind: &str, names: impl Iterator<Item = String>, beginning: &str) -> Result<String> {
+    let mut fitting = names.filter(|name| name.starts_with(beginning));
+    match (fitting.next(), fitting.next()) {
+        (Some(name), None) => Ok(name),
+        (None, _) => Err(Failure::new(format!("no such {kind}: {beginning}"))
+            .hint(format!("`isle {kind} ls` lists them"))
             .into()),
-        (Some(_), false) => Err(Failure::new(format!("several templates begin with {beginning}"))
+        (Some(_), Some(_)) => Err(Failure::new(format!("several {kind}s begin with {beginning}"))
             .hint("give more of the name")
             .into()),
     }

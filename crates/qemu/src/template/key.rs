@@ -4,11 +4,12 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use isle_types::Accelerator;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::file_identity;
-use crate::machine::{Accelerator, Architecture, Devices, Machine, Profile};
+use crate::machine::{Architecture, Devices, Machine, Profile};
 use crate::program::Program;
 
 /// Everything that decides whether a copy of a template is the machine that is wanted, as a digest: QEMU

@@ -120,8 +120,8 @@ impl World {
             architecture: Architecture::X86_64,
             profile: Profile::Microvm { acpi: false },
             accelerator: Accelerator::Tcg,
-            cpu_model: Accelerator::Tcg
-                .default_cpu_model(Architecture::X86_64)
+            cpu_model: Architecture::X86_64
+                .default_cpu_model(Accelerator::Tcg)
                 .to_owned(),
             vcpus: 1,
             memory_bytes: memory_mib << 20,

@@ -166,8 +166,8 @@ fn the_build_of_qemu_for_kvm_reaches_it_from_its_confinement() {
     // The guest need not get far: here /dev/kvm may be one that runs no ordinary kernel.
     let mut machine = Machine {
         accelerator: Accelerator::Kvm,
-        cpu_model: Accelerator::Kvm
-            .default_cpu_model(Architecture::X86_64)
+        cpu_model: Architecture::X86_64
+            .default_cpu_model(Accelerator::Kvm)
             .to_owned(),
         ..world.machine(64)
     };

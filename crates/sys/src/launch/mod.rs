@@ -9,6 +9,7 @@
 //! locks, see `child.rs`.
 
 mod child;
+pub mod confined;
 mod instructions;
 mod message;
 mod step;

@@ -83,7 +83,7 @@ impl Base {
         let accelerator = accelerator(require_kvm, paths)?;
         let program = Program::find(
             Architecture::of_host(),
-            qemu_name(accelerator),
+            accelerator,
             &paths.run.join("qemu"),
         )
         .map_err(missing(
@@ -296,13 +296,6 @@ fn kvm_works(paths: &Paths) -> bool {
     works
 }
 
-fn qemu_name(accelerator: Accelerator) -> isle_qemu::Accelerator {
-    match accelerator {
-        Accelerator::Kvm => isle_qemu::Accelerator::Kvm,
-        Accelerator::Tcg => isle_qemu::Accelerator::Tcg,
-    }
-}
-
 fn machine(
     resources: &Resources,
     paths: &Paths,
@@ -325,12 +318,11 @@ fn machine(
         let khz = counter_khz(paths);
         command_line.push_str(&format!(" tsc_early_khz={khz} tsc=reliable"));
     }
-    let accelerator = qemu_name(accelerator);
     Ok(Machine {
         architecture,
         profile,
         accelerator,
-        cpu_model: accelerator.default_cpu_model(architecture).to_owned(),
+        cpu_model: architecture.default_cpu_model(accelerator).to_owned(),
         vcpus: size.vcpus,
         memory_bytes: size.memory_bytes,
         boot: Boot {
