@@ -15,6 +15,7 @@ isle_tests::stories! {
     shared_memory_has_the_size_asked_for,
     a_tmpfs_that_is_full_is_full_inside_only,
     a_writable_layer_has_the_size_asked_for [Need::Isle, Need::ProjectQuotas],
+    a_volume_has_the_size_asked_for [Need::Isle, Need::ProjectQuotas],
     a_size_that_cannot_be_enforced_is_refused [Need::Isle, Need::Only(Level::Container)],
     stats_show_what_is_used [Need::CgroupMemory],
     the_oom_score_is_as_asked,
@@ -225,6 +226,24 @@ fn a_writable_layer_has_the_size_asked_for(world: &World) {
             .complains("quota exceeded");
     }
     world.isle(["rm", "n"]).succeeds();
+    world.isle(["rmi", &image]).succeeds();
+    drop(root);
+}
+
+fn a_volume_has_the_size_asked_for(world: &World) {
+    let root = LimitedRoot::mount(world);
+    world
+        .isle(["volume", "create", "--opt", "size=4m", "small"])
+        .succeeds();
+    let image = world.busybox();
+    for (megabytes, code) in [("2", 0), ("4", 1)] {
+        let count = format!("count={megabytes}");
+        world
+            .isle(["run", "--rm", "-v", "small:/d", &image])
+            .arguments(["dd", "if=/dev/zero", "of=/d/file", "bs=1M", &count])
+            .exits_with(code);
+    }
+    world.isle(["volume", "rm", "small"]).succeeds();
     world.isle(["rmi", &image]).succeeds();
     drop(root);
 }

@@ -61,6 +61,7 @@ pub fn with_candidates(command: Command) -> Command {
             Some("CONTAINER") => candidates(arg, instances),
             Some("IMAGE" | "IMAGE[:TAG]" | "SOURCE-IMAGE") => candidates(arg, images),
             Some("NAME-OR-ID") => candidates(arg, both),
+            Some("VOLUME") => candidates(arg, volumes),
             Some("KERNEL") => candidates(arg, kernels),
             _ => arg,
         }
@@ -94,6 +95,16 @@ fn images() -> Vec<CompletionCandidate> {
     let context = context();
     let names = crate::images::names(&context).unwrap_or_default();
     names.into_iter().map(CompletionCandidate::new).collect()
+}
+
+fn volumes() -> Vec<CompletionCandidate> {
+    let context = context();
+    let list = context
+        .engine()
+        .ok()
+        .and_then(|engine| engine.volumes().ok());
+    let names = list.into_iter().flatten().map(|volume| volume.name);
+    names.map(CompletionCandidate::new).collect()
 }
 
 fn kernels() -> Vec<CompletionCandidate> {

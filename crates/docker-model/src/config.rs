@@ -19,7 +19,9 @@ pub fn config(instance: &Instance) -> Value {
     let volumes: Map<String, Value> = config
         .mounts
         .iter()
-        .filter(|mount| matches!(mount.source, MountSource::Volume { name: None, .. }))
+        .filter(
+            |mount| matches!(&mount.source, MountSource::Volume(volume) if volume.name.is_none()),
+        )
         .map(|mount| (mount.target.clone(), json!({})))
         .collect();
     let mut value = json!({

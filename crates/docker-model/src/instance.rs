@@ -101,7 +101,7 @@ mod tests {
 
     use isle_engine::config::{
         Device, HealthCheck, HealthTest, InstanceConfig, Mount, MountSource, NetworkMode,
-        OnUnhealthy, ProcessConfig, Resources, RestartPolicy, Security, Ulimit,
+        OnUnhealthy, ProcessConfig, Resources, RestartPolicy, Security, Ulimit, VolumeMount,
     };
     use isle_engine::state::{
         Exit, ExitReason, Health, HealthResult, HealthStatus, InstanceState, Status,
@@ -193,10 +193,7 @@ mod tests {
                 read_only: true,
             },
             Mount {
-                source: MountSource::Volume {
-                    name: Some("data".into()),
-                    no_copy: false,
-                },
+                source: MountSource::Volume(VolumeMount::named("data")),
                 target: "/data".into(),
                 read_only: false,
             },

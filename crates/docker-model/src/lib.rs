@@ -21,6 +21,7 @@ mod mounts;
 mod network;
 mod state;
 pub mod status;
+pub mod volume;
 
 pub use config::command_line;
 pub use network::mode as network_mode;

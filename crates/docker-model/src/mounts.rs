@@ -30,10 +30,10 @@ fn mount_point(mount: &Mount, volumes: &Path) -> Option<Value> {
             "RW": !mount.read_only,
             "Propagation": propagation.as_deref().unwrap_or("rprivate"),
         })),
-        MountSource::Volume { name, .. } => Some(json!({
+        MountSource::Volume(volume) => Some(json!({
             "Type": "volume",
-            "Name": name.clone().unwrap_or_default(),
-            "Source": name.as_deref().map(|name| volume_path(volumes, name)).unwrap_or_default(),
+            "Name": volume.name.clone().unwrap_or_default(),
+            "Source": volume.name.as_deref().map(|name| volume_path(volumes, name)).unwrap_or_default(),
             "Destination": mount.target,
             "Driver": "local",
             "Mode": if mount.read_only { "ro" } else { "z" },
@@ -52,10 +52,8 @@ pub fn binds(config: &InstanceConfig) -> Value {
         .filter_map(|mount| {
             let source = match &mount.source {
                 MountSource::Bind { path, .. } => path.display().to_string(),
-                MountSource::Volume {
-                    name: Some(name), ..
-                } => name.clone(),
-                _ => return None,
+                MountSource::Volume(volume) => volume.name.clone()?,
+                MountSource::Tmpfs { .. } => return None,
             };
             let suffix = if mount.read_only { ":ro" } else { "" };
             Some(format!("{source}:{}{suffix}", mount.target))

@@ -161,13 +161,8 @@ pub enum MountSource {
         /// `--mount bind-recursive=disabled`: without the mounts below the source.
         non_recursive: bool,
     },
-    /// A named volume, made when it is not there.
-    Volume {
-        /// Its name; `None` for an anonymous one, which goes with the instance on `rm -v`.
-        name: Option<String>,
-        /// `volume-nocopy`: do not fill a new volume from the image.
-        no_copy: bool,
-    },
+    /// A volume, made when it is not there.
+    Volume(VolumeMount),
     /// Memory.
     Tmpfs {
         /// `tmpfs-size`.
@@ -177,6 +172,38 @@ pub enum MountSource {
         /// Further options of `--tmpfs`, as mount(8) spells them.
         options: Vec<String>,
     },
+}
+
+/// A volume as an instance mounts it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumeMount {
+    /// Its name; `None` for an anonymous one, which goes with the instance on `rm -v`.
+    pub name: Option<String>,
+    /// `volume-nocopy`: do not fill a new volume from the image.
+    pub no_copy: bool,
+    /// `volume-subpath`: what is in the volume at this place, instead of all of it. Relative; links
+    /// are resolved as if the volume were the root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subpath: Option<String>,
+    /// `volume-opt`: how a volume is made that is not there. In an instance that is made: what the
+    /// volume was made with, which stays for as long as an instance has it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
+    /// `volume-label`, for a volume that is not there.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl VolumeMount {
+    /// All of a volume, with first-use copy.
+    #[must_use]
+    pub fn named(name: impl Into<String>) -> VolumeMount {
+        VolumeMount {
+            name: Some(name.into()),
+            ..VolumeMount::default()
+        }
+    }
 }
 
 /// Limits. `None` means no limit.

@@ -44,3 +44,4 @@ pub use lock::InstanceLock;
 pub use paths::Paths;
 pub use session::*;
 pub use store::{NewEvent, SCHEMA, Store, StoreError};
+pub use volume::{Volume, is_name as is_volume_name};

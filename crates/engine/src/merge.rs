@@ -2,7 +2,7 @@
 
 use oci_spec::image::Config as ImageConfig;
 
-use crate::config::{ConfigError, HealthCheck, InstanceConfig, Mount, MountSource};
+use crate::config::{ConfigError, HealthCheck, InstanceConfig, Mount, MountSource, VolumeMount};
 
 /// Fills what the user left open with what the image says.
 ///
@@ -58,10 +58,7 @@ pub(crate) fn merge(
             .any(|mount| normal_path(&mount.target) == target)
         {
             config.mounts.push(Mount {
-                source: MountSource::Volume {
-                    name: None,
-                    no_copy: false,
-                },
+                source: MountSource::Volume(VolumeMount::default()),
                 target,
                 read_only: false,
             });

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use crate::config::RestartPolicy;
 use crate::state::{Exit, ExitReason, Instance, Status};
 use crate::store::NewEvent;
-use crate::{Engine, EngineError, InstanceLock, backend, launch};
+use crate::{Engine, EngineError, InstanceLock, backend, launch, volume};
 
 /// How long a new supervisor may take until it owns the instance.
 const TAKE_OVER: Duration = Duration::from_secs(5);
@@ -100,7 +100,7 @@ impl Engine {
         let Some(lock) = lock else {
             return Ok(self.store().get(id)?);
         };
-        backend::clean_up(instance)
+        backend::clean_up(instance, &self.paths)
             .map_err(EngineError::io("clean up after", self.paths.instance(id)))?;
         let mut lost = instance.clone();
         lost.state.status = Status::Exited;
@@ -111,7 +111,9 @@ impl Engine {
             reason: reason.clone(),
         });
         let event = NewEvent::of_instance(instance, "die").with("exitCode", 255);
-        self.store().set_state(id, &lost.state, &[event])?;
+        let mut events = volume::events_of_use(instance, "die");
+        events.insert(0, event);
+        self.store().set_state(id, &lost.state, &events)?;
         if lost.config.auto_remove {
             self.remove_owned(&lost, lock, true)?;
             return Ok(None);
@@ -151,6 +153,7 @@ impl Engine {
             }
         }
         self.collect_leftovers()?;
+        volume::reconcile(self.images().database(), &self.paths)?;
         for id in again {
             // One that cannot be started says so in its own row, and hinders no other.
             let _ = self.start(&id, None, None);

@@ -66,6 +66,17 @@ pub const SCHEMA: Schema = Schema {
             size     INTEGER NOT NULL
         ) STRICT;
     ",
+        "
+        ALTER TABLE volume ADD COLUMN options TEXT NOT NULL DEFAULT '{}';
+        ALTER TABLE volume ADD COLUMN is_leaving INTEGER NOT NULL DEFAULT 0;
+        CREATE TABLE volume_snapshot (
+            volume        TEXT NOT NULL REFERENCES volume (name) ON DELETE CASCADE,
+            name          TEXT NOT NULL,
+            created_at    INTEGER NOT NULL,
+            bytes         INTEGER NOT NULL,
+            PRIMARY KEY (volume, name)
+        ) STRICT;
+    ",
     ],
 };
 
@@ -105,6 +116,9 @@ pub enum StoreError {
         /// Whose it is.
         owner: InstanceId,
     },
+    /// The files that a row stands for cannot be put in their place, or taken away.
+    #[error("cannot move or remove files of the state root")]
+    Files(#[source] std::io::Error),
     /// There is no row for it.
     #[error("no such instance: {0}")]
     Gone(InstanceId),
@@ -673,7 +687,7 @@ where
     })
 }
 
-fn nanoseconds(time: Timestamp) -> i64 {
+pub(crate) fn nanoseconds(time: Timestamp) -> i64 {
     // Until the year 2262.
     i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX)
 }
@@ -684,7 +698,7 @@ fn timestamp(nanoseconds: i64) -> Timestamp {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn store() -> (tempfile::TempDir, Store) {
@@ -696,7 +710,7 @@ mod tests {
         (folder, Store::open(&paths).unwrap())
     }
 
-    fn instance(number: u16, name: &str) -> Instance {
+    pub(crate) fn instance(number: u16, name: &str) -> Instance {
         let mut bytes = [0xaa; 32];
         bytes[..2].copy_from_slice(&number.to_be_bytes());
         Instance {

@@ -16,7 +16,7 @@ use crate::config::{
     ConfigError, HealthTest, InstanceConfig, Mount, MountSource, NamespaceMode, NetworkMode,
     Resources, RestartPolicy, SeccompChoice, UserNamespace,
 };
-use crate::volume;
+use crate::volume::{self, is_name};
 
 /// The least memory that Docker accepts: below it not even the start succeeds.
 const LEAST_MEMORY: ByteSize = ByteSize(6 << 20);
@@ -239,7 +239,7 @@ fn mounts(mounts: &[Mount]) -> Checked {
     for mount in mounts {
         let field = match mount.source {
             MountSource::Tmpfs { .. } => "--tmpfs",
-            MountSource::Bind { .. } | MountSource::Volume { .. } => "--volume",
+            MountSource::Bind { .. } | MountSource::Volume(_) => "--volume",
         };
         let target = mount.target.as_str();
         if !target.starts_with('/') || target.contains('\0') {
@@ -286,14 +286,21 @@ fn mounts(mounts: &[Mount]) -> Checked {
                     return Err(refuse(field, propagation, reason, None));
                 }
             }
-            MountSource::Volume { name, .. } => {
-                if let Some(name) = name
-                    && !volume::is_name(name)
+            MountSource::Volume(volume) => {
+                if let Some(name) = &volume.name
+                    && !is_name(name)
                 {
                     let reason = "a volume's name has letters, digits, _ . and - only, and begins \
                                   with a letter or digit";
                     let hint = Some("a folder of the host is given by its absolute path");
                     return Err(refuse(field, name, reason, hint));
+                }
+                volume::check_options(&volume.options)?;
+                if let Some(subpath) = &volume.subpath
+                    && !is_place_below(subpath)
+                {
+                    let reason = "it must be a relative path without .. in it";
+                    return Err(refuse("volume-subpath", subpath, reason, None));
                 }
             }
             MountSource::Tmpfs { options, mode, .. } => {
@@ -308,6 +315,13 @@ fn mounts(mounts: &[Mount]) -> Checked {
         }
     }
     Ok(())
+}
+
+fn is_place_below(subpath: &str) -> bool {
+    !subpath.is_empty()
+        && !subpath.starts_with('/')
+        && !subpath.contains(['\0', '\n'])
+        && subpath.split('/').all(|part| part != "..")
 }
 
 fn tmpfs_options(target: &str, options: &[String]) -> Checked {

@@ -9,11 +9,12 @@ use isle_format::Template;
 use serde_json::Value;
 
 use super::container_prune::bytes_below;
+use super::volume_inspect;
 use crate::context::Context;
 use crate::failure::{Failure, Result, report};
 use crate::{images, output};
 
-pub const ABOUT: &str = "Show all that is known of instances and images, as JSON";
+pub const ABOUT: &str = "Show all that is known of instances, images and volumes, as JSON";
 pub const EXAMPLES: &str = "  isle inspect web
   isle inspect --format '{{.State.ExitCode}}' job
   isle inspect --type image --format '{{json .Config.Env}}' debian";
@@ -25,6 +26,8 @@ enum Kind {
     Container,
     /// Images.
     Image,
+    /// Volumes.
+    Volume,
 }
 
 /// Flags of `inspect`.
@@ -36,7 +39,7 @@ pub struct Args {
     /// The sizes of an instance's files
     #[arg(short, long)]
     size: bool,
-    /// Only this: container or image
+    /// Only this: container, image or volume
     #[arg(long = "type", value_name = "TYPE", hide_possible_values = true)]
     kind: Option<Kind>,
     /// Names or ids
@@ -45,24 +48,32 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, context: &Context) -> Result {
+    let wants = |kind| args.kind.is_none_or(|only| only == kind);
     show(&args.names, args.format.as_deref(), |name| {
-        if args.kind != Some(Kind::Image) {
+        if wants(Kind::Container) {
             match instance(context, name, args.size) {
-                Ok(value) => return Ok(value),
                 Err(error) if is_missing(&error) && args.kind.is_none() => {}
-                Err(error) => return Err(error),
+                found => return found,
             }
         }
-        match images::inspect(context, name)? {
-            Some(value) => Ok(value),
-            None if args.kind == Some(Kind::Image) => {
-                Err(Failure::new(format!("no such image: {name}"))
-                    .hint("see `isle images`")
+        if wants(Kind::Image) {
+            match images::inspect(context, name)? {
+                Some(value) => return Ok(value),
+                None if args.kind.is_none() => {}
+                None => {
+                    return Err(Failure::new(format!("no such image: {name}"))
+                        .hint("see `isle images`")
+                        .into());
+                }
+            }
+        }
+        match volume_inspect::inspect(context, name, args.size) {
+            Err(error) if is_missing(&error) && args.kind.is_none() => {
+                Err(Failure::new(format!("no such object: {name}"))
+                    .hint("see `isle ps -a`, `isle images` and `isle volume ls`")
                     .into())
             }
-            None => Err(Failure::new(format!("no such object: {name}"))
-                .hint("see `isle ps -a` and `isle images`")
-                .into()),
+            found => found,
         }
     })
 }
@@ -70,7 +81,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
 fn is_missing(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref::<EngineError>(),
-        Some(EngineError::NoSuchInstance { .. })
+        Some(EngineError::NoSuchInstance { .. } | EngineError::NoSuchVolume { .. })
     )
 }
 

@@ -19,7 +19,7 @@ files! {
     image_inspect, image_prune, images, import, info, inspect, kernel_build, kernel_install, kernel_ls, kernel_rm,
     kernel_use, kill, load, login, logout, logs, pause, pool_ls, pool_rm, pool_set, ps, pull,
     push, rename, restart, rm, rmi, run, save, start, stats, stop, system_df, tag, template_ls, template_prune, template_rm, top, unpause, update, version,
-    wait,
+    volume_create, volume_inspect, volume_ls, volume_prune, volume_rm, wait,
 }
 
 /// One verb.
@@ -160,6 +160,17 @@ pub static GROUPS: &[Group] = &[
             verb!(tag, "tag"),
             verb!(rmi, "rm", ["remove"]),
             verb!(image_prune, "prune"),
+        ],
+    },
+    Group {
+        name: "volume",
+        about: "Manage volumes",
+        verbs: &[
+            verb!(volume_create, "create"),
+            verb!(volume_ls, "ls", ["list"]),
+            verb!(volume_inspect, "inspect"),
+            verb!(volume_rm, "rm", ["remove"]),
+            verb!(volume_prune, "prune"),
         ],
     },
     Group {

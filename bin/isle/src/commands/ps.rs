@@ -181,7 +181,7 @@ fn fits(instance: &Instance, filters: &Filters) -> bool {
                 mount.target == wanted
                     || match &mount.source {
                         MountSource::Bind { path, .. } => path.as_os_str() == wanted,
-                        MountSource::Volume { name, .. } => name.as_deref() == Some(wanted),
+                        MountSource::Volume(volume) => volume.name.as_deref() == Some(wanted),
                         MountSource::Tmpfs { .. } => false,
                     }
             })
@@ -236,7 +236,7 @@ fn row(instance: &Instance, size: String, now: Timestamp, no_trunc: bool) -> Row
         .iter()
         .filter_map(|mount| match &mount.source {
             MountSource::Bind { path, .. } => Some(path.display().to_string()),
-            MountSource::Volume { name, .. } => name.clone(),
+            MountSource::Volume(volume) => volume.name.clone(),
             MountSource::Tmpfs { .. } => None,
         })
         .map(|text| if no_trunc { text } else { shorten(&text, 15) })
@@ -244,7 +244,7 @@ fn row(instance: &Instance, size: String, now: Timestamp, no_trunc: bool) -> Row
     let volumes = config
         .mounts
         .iter()
-        .filter(|mount| matches!(mount.source, MountSource::Volume { .. }))
+        .filter(|mount| matches!(mount.source, MountSource::Volume(_)))
         .count();
     let text = Value::String;
     Row {

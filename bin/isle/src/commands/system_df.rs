@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use isle_engine::config::MountSource;
 use isle_engine::state::Status;
 use isle_format::{Column, Row, Table, human, column};
 use jiff::Timestamp;
@@ -61,7 +60,6 @@ pub fn run(args: &Args, context: &Context) -> Result {
     container_table.push(
         ["CONTAINER ID", "IMAGE", "SIZE", "STATUS", "NAMES"].map(str::to_owned),
     );
-    let mut used_volumes = Vec::new();
     for instance in &instances {
         let is_up = !matches!(instance.state.status, Status::Created | Status::Exited);
         let bytes = bytes_below(&paths.instance(&instance.id).join("upper"));
@@ -76,24 +74,19 @@ pub fn run(args: &Args, context: &Context) -> Result {
             isle_docker_model::status::text(&instance.state, Timestamp::now()),
             instance.name.to_string(),
         ]);
-        for mount in &instance.config.mounts {
-            if let MountSource::Volume { name: Some(name), .. } = &mount.source {
-                used_volumes.push(name.clone());
-            }
-        }
     }
     let mut volumes = Room::default();
     let mut volume_table = Table::new();
     volume_table.push(["VOLUME NAME", "LINKS", "SIZE"].map(str::to_owned));
-    for entry in std::fs::read_dir(paths.volumes()).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let links = used_volumes.iter().filter(|used| **used == name).count();
-        let bytes = bytes_below(&entry.path());
+    let users = engine.volume_users()?;
+    for volume in engine.volumes()? {
+        let links = users.get(&volume.name).map_or(0, Vec::len);
+        let bytes = engine.volume_bytes(&volume);
         volumes.total += 1;
         volumes.active += usize::from(links > 0);
         volumes.bytes += bytes;
         volumes.reclaimable += if links == 0 { bytes } else { 0 };
-        volume_table.push([name, links.to_string(), human::size(bytes, 3)]);
+        volume_table.push([volume.name, links.to_string(), human::size(bytes, 3)]);
     }
     let images = Room {
         total: usage.images.len(),

@@ -49,10 +49,12 @@ impl Filters {
     pub fn labels_fit(&self, labels: &BTreeMap<String, String>) -> bool {
         self.values("label")
             .iter()
-            .all(|wanted| match wanted.split_once('=') {
-                Some((key, value)) => labels.get(key).is_some_and(|found| found == value),
-                None => labels.contains_key(wanted),
-            })
+            .all(|wanted| has_label(labels, wanted))
+    }
+
+    /// Whether none of the labels of a key that excludes (`label!`) is there.
+    pub fn no_label_fits(&self, key: &str, labels: &BTreeMap<String, String>) -> bool {
+        !self.values(key).iter().any(|text| has_label(labels, text))
     }
 
     /// The one value that a key may have, parsed.
@@ -62,6 +64,14 @@ impl Filters {
         parse: impl Fn(&str) -> Result<T, FlagError>,
     ) -> Result<Vec<T>, FlagError> {
         self.values(key).iter().map(|value| parse(value)).collect()
+    }
+}
+
+/// `key`, or `key=value`.
+fn has_label(labels: &BTreeMap<String, String>, wanted: &str) -> bool {
+    match wanted.split_once('=') {
+        Some((key, value)) => labels.get(key).is_some_and(|found| found == value),
+        None => labels.contains_key(wanted),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use isle_engine::config::{Mount, MountSource};
+use isle_engine::config::{Mount, MountSource, VolumeMount};
 use isle_types::ByteSize;
 
 use super::{FlagError, csv, switch};
@@ -48,10 +48,10 @@ pub fn volume(text: &str) -> Result<Mount, FlagError> {
         }
     }
     let source = match source {
-        None => MountSource::Volume {
-            name: None,
+        None => MountSource::Volume(VolumeMount {
             no_copy,
-        },
+            ..VolumeMount::default()
+        }),
         Some("") => {
             return Err(FlagError::new(
                 format!("{text:?} has an empty source"),
@@ -64,10 +64,10 @@ pub fn volume(text: &str) -> Result<Mount, FlagError> {
             propagation,
             non_recursive: false,
         },
-        Some(name) => MountSource::Volume {
-            name: Some(volume_name(name)?),
+        Some(name) => MountSource::Volume(VolumeMount {
             no_copy,
-        },
+            ..VolumeMount::named(volume_name(name)?)
+        }),
     };
     Ok(Mount {
         source,
@@ -176,10 +176,11 @@ pub fn mount(text: &str) -> Result<Mount, FlagError> {
                 "add source=/path, the place on the host",
             ));
         }
-        ("volume", name) => MountSource::Volume {
+        ("volume", name) => MountSource::Volume(VolumeMount {
             name: name.map(|name| volume_name(&name)).transpose()?,
             no_copy,
-        },
+            ..VolumeMount::default()
+        }),
         ("tmpfs", None) => MountSource::Tmpfs {
             size,
             mode,
@@ -322,12 +323,30 @@ fn normal(path: &Path) -> PathBuf {
     clean
 }
 
+/// `--driver`, `--volume-driver`: there is one.
+pub fn driver(name: &str) -> Result<String, FlagError> {
+    match name {
+        "local" => Ok(name.to_owned()),
+        _ => Err(FlagError::new(
+            format!("there is no volume driver {name:?}"),
+            "use local: with the options type, device and o it mounts what mount(8) can",
+        )),
+    }
+}
+
+/// `--opt KEY=VALUE`.
+pub fn volume_option(text: &str) -> Result<(String, String), FlagError> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(FlagError::new(
+            format!("volume option {text:?} has no KEY=VALUE form"),
+            "write for example size=512m or type=tmpfs",
+        )),
+    }
+}
+
 fn volume_name(name: &str) -> Result<String, FlagError> {
-    let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    let goes_on_well = name
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-    match starts_well && goes_on_well && (1..=255).contains(&name.len()) {
+    match isle_engine::is_volume_name(name) {
         true => Ok(name.to_owned()),
         false => Err(FlagError::new(
             format!("{name:?} is neither a path nor the name of a volume"),
@@ -409,10 +428,10 @@ mod tests {
         let named = volume("data:/b:nocopy").unwrap().source;
         assert_eq!(
             named,
-            MountSource::Volume {
-                name: Some("data".into()),
-                no_copy: true
-            }
+            MountSource::Volume(VolumeMount {
+                no_copy: true,
+                ..VolumeMount::named("data")
+            })
         );
         let anonymous = volume("/only").unwrap();
         assert_eq!(anonymous.target, "/only");
@@ -467,10 +486,10 @@ mod tests {
             self::mount("\"source=data\",target=/d,volume-nocopy=true")
                 .unwrap()
                 .source,
-            MountSource::Volume {
-                name: Some("data".into()),
-                no_copy: true
-            }
+            MountSource::Volume(VolumeMount {
+                no_copy: true,
+                ..VolumeMount::named("data")
+            })
         );
     }
 

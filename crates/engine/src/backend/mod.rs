@@ -20,7 +20,7 @@ use oci_spec::runtime::Capabilities;
 
 use crate::config::{ConfigError, InstanceConfig, Resources};
 use crate::state::Instance;
-use crate::{EngineError, ExecRequest, Paths, Stats, WindowSize};
+use crate::{EngineError, ExecRequest, Paths, Stats, WindowSize, volume};
 
 /// The standard streams that a new process is given.
 #[derive(Debug)]
@@ -349,7 +349,8 @@ pub(crate) fn remove_storage(instance: &Instance, paths: &Paths) -> io::Result<(
 ///
 /// # Errors
 /// When the host refuses.
-pub(crate) fn clean_up(instance: &Instance) -> io::Result<()> {
+pub(crate) fn clean_up(instance: &Instance, paths: &Paths) -> io::Result<()> {
+    volume::release(paths, instance)?;
     match instance.config.isolation {
         Isolation::Container => container::clean_up(instance),
         Isolation::Vm => vm::clean_up(instance),

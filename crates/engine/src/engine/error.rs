@@ -104,6 +104,24 @@ pub enum EngineError {
         /// Why not.
         reason: String,
     },
+    /// No volume has that name.
+    #[error("no such volume: {name}")]
+    NoSuchVolume {
+        /// What the user gave.
+        name: String,
+        /// The name that is nearest to it, if one is near.
+        nearest: Option<String>,
+    },
+    /// Instances mount it.
+    #[error("cannot {operation} volume {name}: it is in use by {}", .users.join(", "))]
+    VolumeInUse {
+        /// The verb.
+        operation: &'static str,
+        /// Its name.
+        name: String,
+        /// The names of the instances.
+        users: Vec<String>,
+    },
     /// ps(1) refused its options, or is not there.
     #[error("cannot list the processes of instance {name}: {reason}")]
     ProcessList {
@@ -162,6 +180,16 @@ impl EngineError {
             EngineError::NameInUse { name, .. } => {
                 format!("remove it with isle rm {name}, rename it, or choose another --name")
             }
+            EngineError::NoSuchVolume { nearest, .. } => match nearest {
+                Some(nearest) => format!("did you mean {nearest}?"),
+                None => "isle volume ls lists all volumes".to_owned(),
+            },
+            EngineError::VolumeInUse {
+                operation, users, ..
+            } => match *operation {
+                "remove" => format!("remove them first with isle rm {}", users.join(" ")),
+                _ => format!("stop them first with isle stop {}", users.join(" ")),
+            },
             EngineError::InvalidConfig(error) => return error.hint().map(str::to_owned),
             EngineError::WrongStatus {
                 operation,

@@ -16,7 +16,8 @@ use crate::merge::{merge, normal_path};
 use crate::state::{Instance, InstanceState};
 use crate::store::NewEvent;
 use crate::validate::{Host, validate};
-use crate::{backend, names, volume};
+use crate::volume::{self, Volume};
+use crate::{backend, names};
 
 /// So many random names are tried before one gets a number behind it.
 const RANDOM_NAMES_TRIED: usize = 6;
@@ -112,17 +113,7 @@ impl Engine {
             .map_err(EngineError::io("read", "/sys/devices/system/cpu"))?;
         validate(&config, &host)?;
         self.pin_other_instances(&mut config)?;
-        let mut volumes = Vec::new();
-        for mount in &mut config.mounts {
-            if let MountSource::Volume { name, .. } = &mut mount.source {
-                let is_anonymous = name.is_none();
-                if is_anonymous {
-                    let random = names::random_id().map_err(no_randomness)?;
-                    *name = Some(random.to_string());
-                }
-                volumes.extend(name.clone().map(|name| (name, is_anonymous)));
-            }
-        }
+        let volumes = self.choose_volumes(&mut config)?;
         let layers = self.layers_of(&image)?;
         let mut instance = Instance {
             id: names::random_id().map_err(no_randomness)?,
@@ -151,7 +142,7 @@ impl Engine {
         &self,
         instance: &mut Instance,
         layers: &[PathBuf],
-        volumes: &[(String, bool)],
+        volumes: &[Volume],
         may_rename: bool,
     ) -> Result<(), EngineError> {
         let mut tries = 0;
@@ -159,8 +150,8 @@ impl Engine {
             let inserted = self.store().insert(instance, layers, |transaction| {
                 let owner = instance.id.to_string();
                 isle_image::Store::hold(transaction, &instance.image_id, &owner)?;
-                volumes.iter().try_for_each(|(name, is_anonymous)| {
-                    volume::declare(transaction, name, *is_anonymous)
+                volumes.iter().try_for_each(|volume| {
+                    volume::declare(transaction, &self.paths, volume).map(drop)
                 })
             });
             match inserted.map_err(EngineError::from) {

@@ -108,7 +108,7 @@ impl Engine {
         if let Ok(instance) = self.get(id)
             && !instance.state.status.is_supervised()
         {
-            let _ = backend::clean_up(&instance);
+            let _ = backend::clean_up(&instance, &self.paths);
         }
     }
 

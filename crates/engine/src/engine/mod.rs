@@ -10,6 +10,7 @@ mod logs;
 mod processes;
 mod removal;
 mod requests;
+mod volumes;
 
 use std::cell::RefCell;
 use std::fs::DirBuilder;
@@ -23,6 +24,7 @@ pub use lifecycle::Stopping;
 pub use removal::Removal;
 pub(crate) use removal::volume_names;
 pub use requests::*;
+pub use volumes::*;
 
 use crate::Paths;
 use crate::state::Instance;

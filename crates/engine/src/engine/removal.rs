@@ -87,13 +87,13 @@ impl Engine {
             self.store().set_state(id, &state, &[])?;
         }
         let directory = self.paths.instance(id);
-        backend::clean_up(instance).map_err(EngineError::io("clean up after", &directory))?;
+        backend::clean_up(instance, &self.paths)
+            .map_err(EngineError::io("clean up after", &directory))?;
         backend::remove_storage(instance, &self.paths)
             .map_err(EngineError::io("remove", &directory))?;
         if volumes || instance.config.auto_remove {
             for name in volume_names(instance) {
-                volume::remove_anonymous(self.images.database(), &self.paths, name, id)
-                    .map_err(EngineError::io("remove volume", name))?;
+                volume::remove_anonymous(self.images.database(), &self.paths, name, id)?;
             }
         }
         match self
@@ -112,7 +112,7 @@ impl Engine {
 pub(crate) fn volume_names(instance: &Instance) -> impl Iterator<Item = &str> {
     let mounts = instance.config.mounts.iter();
     mounts.filter_map(|mount| match &mount.source {
-        MountSource::Volume { name, .. } => name.as_deref(),
+        MountSource::Volume(volume) => volume.name.as_deref(),
         MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
     })
 }

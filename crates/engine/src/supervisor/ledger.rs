@@ -129,10 +129,19 @@ impl StoreLedger {
     fn events(instance: &Instance, notes: &[Note]) -> Vec<NewEvent> {
         notes
             .iter()
-            .map(|note| {
+            .flat_map(|note| {
                 let event = NewEvent::of_instance(instance, note.action.clone());
                 let attributes = note.attributes.iter();
-                attributes.fold(event, |event, (key, value)| event.with(key, value))
+                let event = attributes.fold(event, |event, (key, value)| event.with(key, value));
+                let mut events = volume::events_of_use(instance, &note.action);
+                // They are mounted before it starts.
+                let place = if note.action == "start" {
+                    events.len()
+                } else {
+                    0
+                };
+                events.insert(place, event);
+                events
             })
             .collect()
     }

@@ -14,9 +14,10 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::IdRange;
+use crate::backend::oci::capabilities;
 use crate::backend::oci::devices::{self, Node};
+use crate::backend::oci::sources::{self, Sources};
 use crate::backend::oci::spec::{self, Identity, Joined};
-use crate::backend::oci::{capabilities, sources};
 use crate::backend::{StartError, failed};
 use crate::config::{InstanceConfig, NamespaceMode, NetworkMode};
 use crate::state::{Instance, Status};
@@ -27,7 +28,7 @@ use crate::{ExecRequest, InstanceLock, Paths, programs};
 #[derive(Debug)]
 pub(crate) struct Facts {
     inner: spec::Facts,
-    /// Namespaces of other instances, which the paths in `inner` go through.
+    /// Namespaces of other instances and places in volumes, which the paths in `inner` go through.
     _held: Vec<OwnedFd>,
 }
 
@@ -74,8 +75,12 @@ impl Facts {
         };
         let process = &config.process;
         let user = identity(rootfs, process.user.as_deref(), &process.additional_groups)?;
-        let fill_from = (moment == Moment::Start).then_some(rootfs);
-        let sources = sources::prepare(instance, paths, fill_from)?;
+        // What runs has them mounted already.
+        let sources = match moment {
+            Moment::Start => sources::prepare(instance, paths, Some(rootfs))?,
+            Moment::Adoption => Sources::default(),
+        };
+        held.extend(sources.held);
         let files = files_folder(config, paths, &instance.id)?;
         let inner = spec::Facts {
             user,
@@ -92,7 +97,7 @@ impl Facts {
             joined,
             devices,
             files,
-            sources,
+            sources: sources.paths,
             counts_swap,
             init,
             id_range,

@@ -30,7 +30,7 @@ use rustix::termios::tcsetwinsize;
 #[cfg(test)]
 pub(crate) use adopted::how_it_ended;
 pub(crate) use facts::available_capabilities;
-pub(crate) use quota::{limit_storage, limited_storage};
+pub(crate) use quota::{Limit, check_quotas, limit_folders, limit_storage, limited_storage};
 pub(crate) use rootfs::{Overlay, upper, view};
 
 use super::host::HostUsage;
@@ -39,7 +39,7 @@ use super::oci::{files, limits, spec};
 use super::{Backend, Ended, Process, StartError, Stdio, chain, failed, remove_cgroup};
 use crate::config::{NetworkMode, Resources, UserNamespace};
 use crate::state::Instance;
-use crate::{ExecRequest, Paths, Stats, WindowSize};
+use crate::{ExecRequest, Paths, Stats, WindowSize, volume};
 use facts::{Facts, Moment};
 
 /// The back end of one instance.
@@ -375,6 +375,7 @@ impl Backend for Container {
     fn clean_up(&mut self) -> io::Result<()> {
         self.running = None;
         self.is_adopted = false;
+        volume::release(&self.paths, &self.instance)?;
         remove_cgroup(&self.layout, &spec::cgroup_path(&self.instance))
     }
 }

@@ -6,7 +6,8 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 
 use isle_sys::quota;
 use isle_types::ByteSize;
@@ -32,31 +33,51 @@ pub(crate) fn limit_storage(
     paths: &Paths,
     size: ByteSize,
 ) -> Result<(), EngineError> {
-    let root = File::open(&paths.root).map_err(EngineError::io("open", &paths.root))?;
-    if !quota::is_enforced(&root) {
-        return Err(EngineError::InvalidConfig(ConfigError {
-            field: "--storage-opt size",
-            value: size.to_string(),
-            reason: format!(
-                "the file system of {} enforces no project quotas",
-                paths.root.display()
-            ),
-            hint: Some(
-                "mount its ext4 or xfs with -o prjquota (ext4: tune2fs -O project,quota first), or \
-                 mount a tmpfs with a size where the writes go",
-            ),
-        }));
-    }
+    check_quotas(paths, "--storage-opt size", size)?;
     let folder = paths.instance(&instance.id);
-    let make = || {
-        let folders = make_writable(&folder)?;
-        let project = free_project(&root)?;
-        quota::set_limit(&root, project, size.bytes())?;
-        folders
-            .iter()
-            .try_for_each(|folder| quota::set_project(File::open(folder)?, project))
-    };
-    make().map_err(EngineError::io("limit the size of", &folder))
+    make_writable(&folder)
+        .and_then(|folders| limit_folders(paths, &folders, size))
+        .map_err(EngineError::io("limit the size of", &folder))
+}
+
+/// Refuses a limit where the file system of the state root enforces none.
+///
+/// # Errors
+/// [`EngineError::InvalidConfig`] for the flag.
+pub(crate) fn check_quotas(
+    paths: &Paths,
+    field: &'static str,
+    size: ByteSize,
+) -> Result<(), EngineError> {
+    let root = File::open(&paths.root).map_err(EngineError::io("open", &paths.root))?;
+    if quota::is_enforced(&root) {
+        return Ok(());
+    }
+    Err(EngineError::InvalidConfig(ConfigError {
+        field,
+        value: size.to_string(),
+        reason: format!(
+            "the file system of {} enforces no project quotas",
+            paths.root.display()
+        ),
+        hint: Some(
+            "mount its ext4 or xfs with -o prjquota (ext4: tune2fs -O project,quota first), or use a \
+             tmpfs with a size",
+        ),
+    }))
+}
+
+/// Makes folders one project, which holds no more than this. What is in them already stays outside.
+///
+/// # Errors
+/// When the file system refuses.
+pub(crate) fn limit_folders(paths: &Paths, folders: &[PathBuf], size: ByteSize) -> io::Result<()> {
+    let root = File::open(&paths.root)?;
+    let project = free_project(&root)?;
+    quota::set_limit(&root, project, size.bytes())?;
+    folders
+        .iter()
+        .try_for_each(|folder| quota::set_project(File::open(folder)?, project))
 }
 
 /// A number that no file and no limit has.
@@ -84,11 +105,16 @@ pub(crate) struct Limit {
 
 /// The limit of the writable layer below an instance's folder.
 pub(crate) fn limited_storage(folder: &Path) -> Option<Limit> {
-    let project = quota::project(File::open(upper(folder)).ok()?).ok()?;
-    (project >= FIRST_PROJECT).then_some(Limit { project })
+    Limit::of(File::open(upper(folder)).ok()?.as_fd())
 }
 
 impl Limit {
+    /// The limit of a folder, when it has one of ours.
+    pub(crate) fn of(folder: BorrowedFd<'_>) -> Option<Limit> {
+        let project = quota::project(folder).ok()?;
+        (project >= FIRST_PROJECT).then_some(Limit { project })
+    }
+
     /// Gives the number back, once the files are gone.
     ///
     /// # Errors

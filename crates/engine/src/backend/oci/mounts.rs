@@ -126,7 +126,7 @@ fn asked_for(asked: &Mount, source: Option<&std::path::Path>, facts: &Facts) -> 
             }
             mount(target, "bind", source.unwrap_or(path), &options)
         }
-        MountSource::Volume { .. } => {
+        MountSource::Volume(_) => {
             let mut options = vec!["rbind", "rprivate"];
             if asked.read_only {
                 options.extend(["ro", "rro"]);

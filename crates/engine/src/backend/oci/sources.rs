@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use crate::backend::{StartError, failed};
@@ -10,7 +10,16 @@ use crate::config::MountSource;
 use crate::state::Instance;
 use crate::{Paths, volume};
 
-/// What each mount of the configuration binds; `None` for tmpfs.
+/// What the mounts of an instance bind.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    /// For each mount of the configuration; `None` for tmpfs.
+    pub(crate) paths: Vec<Option<PathBuf>>,
+    /// Descriptors that some of the paths go through.
+    pub(crate) held: Vec<OwnedFd>,
+}
+
+/// Finds what each mount of the configuration binds.
 ///
 /// Makes named volumes that are not there, filled from what `rootfs` has at their place, and bind
 /// sources that are to be made.
@@ -21,7 +30,8 @@ pub(crate) fn prepare(
     instance: &Instance,
     paths: &Paths,
     rootfs: Option<BorrowedFd<'_>>,
-) -> Result<Vec<Option<PathBuf>>, StartError> {
+) -> Result<Sources, StartError> {
+    let mut held = Vec::new();
     let mut sources = Vec::with_capacity(instance.config.mounts.len());
     for mount in &instance.config.mounts {
         sources.push(match &mount.source {
@@ -42,19 +52,20 @@ pub(crate) fn prepare(
                 }
                 Some(path.clone())
             }
-            MountSource::Volume { name, no_copy } => {
-                let name = name.as_deref().unwrap_or_default();
+            MountSource::Volume(volume) => {
+                let name = volume.name.as_deref().unwrap_or_default();
                 let what = format!("cannot use volume {name}");
-                let image = rootfs.filter(|_| !no_copy);
-                let data = volume::prepare(
-                    paths,
-                    name,
-                    image.map(|rootfs| (rootfs, mount.target.as_str())),
-                )
-                .map_err(failed(&what))?;
-                Some(data)
+                let image = rootfs.filter(|_| !volume.no_copy);
+                let image = image.map(|rootfs| (rootfs, mount.target.as_str()));
+                let prepared = volume::prepare(paths, volume, &instance.id, image);
+                let prepared = prepared.map_err(failed(&what))?;
+                held.extend(prepared.held);
+                Some(prepared.path)
             }
         });
     }
-    Ok(sources)
+    Ok(Sources {
+        paths: sources,
+        held,
+    })
 }

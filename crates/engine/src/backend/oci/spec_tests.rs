@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::*;
-use crate::config::{self, Device, Mount, MountSource, Ulimit};
+use crate::config::{self, Device, Mount, MountSource, Ulimit, VolumeMount};
 use crate::state::InstanceState;
 
 fn instance(config: InstanceConfig) -> Instance {
@@ -163,10 +163,7 @@ fn every_option_has_its_place() {
             read_only: true,
         },
         Mount {
-            source: MountSource::Volume {
-                name: Some("data".to_owned()),
-                no_copy: false,
-            },
+            source: MountSource::Volume(VolumeMount::named("data")),
             target: "/data".to_owned(),
             read_only: false,
         },

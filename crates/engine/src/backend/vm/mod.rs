@@ -59,7 +59,7 @@ use super::oci::spec;
 use super::{Backend, Ended, Process, StartError, Stdio, failed, remove_cgroup};
 use crate::config::Resources;
 use crate::state::Instance;
-use crate::{ExecRequest, Paths, Stats, WindowSize};
+use crate::{ExecRequest, Paths, Stats, WindowSize, volume};
 
 /// The back end of one instance.
 pub(crate) struct Vm {
@@ -259,6 +259,7 @@ impl Backend for Vm {
             self.ends
                 .extend(running.end(!self.instance.config.auto_remove));
         }
+        volume::release(&self.paths, &self.instance)?;
         remove_cgroup(&self.layout, &spec::cgroup_path(&self.instance))
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn facts(instance: &Instance) -> spec::Facts {
         .iter()
         .map(|mount| match mount.source {
             MountSource::Tmpfs { .. } => None,
-            MountSource::Bind { .. } | MountSource::Volume { .. } => {
+            MountSource::Bind { .. } | MountSource::Volume(_) => {
                 share += 1;
                 Some(PathBuf::from(format!("{SHARES}/{}", share - 1)))
             }

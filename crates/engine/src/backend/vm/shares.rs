@@ -45,16 +45,14 @@ pub(super) fn serve(
     if shared(instance).next().is_none() {
         return Ok(None);
     }
-    let fills = |mount: &crate::config::Mount| {
-        matches!(mount.source, MountSource::Volume { no_copy: false, .. })
-    };
+    let fills = |mount: &crate::config::Mount| matches!(&mount.source, MountSource::Volume(volume) if !volume.no_copy);
     let image = match shared(instance).any(fills) {
         true => Some(view(layers.to_vec()).map_err(failed("cannot mount the image"))?),
         false => None,
     };
     let found = sources::prepare(instance, paths, image.as_ref().map(AsFd::as_fd))?;
     let mut shares = Vec::new();
-    for (mount, source) in instance.config.mounts.iter().zip(found) {
+    for (mount, source) in instance.config.mounts.iter().zip(found.paths) {
         let Some(source) = source else { continue };
         let what = format!("cannot mount {}", source.display());
         let source = openat(CWD, &source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
