@@ -165,7 +165,7 @@ fn code(error: &anyhow::Error, default_code: u8) -> u8 {
 }
 
 /// Flags that users of Docker know and that this version does not have, and the way round each.
-const NOT_HERE: [(&str, &str); 14] = [
+const NOT_HERE: [(&str, &str); 13] = [
     ("--network-alias", LATER_NETWORKS),
     ("--net-alias", LATER_NETWORKS),
     ("--ip", LATER_NETWORKS),
@@ -173,7 +173,6 @@ const NOT_HERE: [(&str, &str); 14] = [
     ("--link", LATER_NETWORKS),
     ("--mac-address", LATER_NETWORKS),
     ("--gpus", "make the device nodes available with --device"),
-    ("--volume-driver", "volumes have one driver, local"),
     ("--runtime", "the wall is chosen with --isolation"),
     ("--device-cgroup-rule", "name the device with --device"),
     (

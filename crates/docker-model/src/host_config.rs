@@ -219,6 +219,9 @@ pub fn host_config(config: &InstanceConfig) -> Value {
     if let Some(tmpfs) = mounts::tmpfs(config) {
         value["Tmpfs"] = tmpfs;
     }
+    if let Some(mounts) = mounts::by_name(config) {
+        value["Mounts"] = mounts;
+    }
     if !config.sysctls.is_empty() {
         value["Sysctls"] = json!(config.sysctls);
     }

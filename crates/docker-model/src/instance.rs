@@ -188,6 +188,7 @@ mod tests {
                     create_source: true,
                     propagation: None,
                     non_recursive: false,
+                    writable_below: false,
                 },
                 target: "/usr/share/nginx/html".into(),
                 read_only: true,

@@ -160,6 +160,10 @@ pub enum MountSource {
         propagation: Option<String>,
         /// `--mount bind-recursive=disabled`: without the mounts below the source.
         non_recursive: bool,
+        /// `--mount bind-recursive=writable`: of a read-only one, the mounts below the source can be
+        /// written all the same.
+        #[serde(default)]
+        writable_below: bool,
     },
     /// A volume, made when it is not there.
     Volume(VolumeMount),

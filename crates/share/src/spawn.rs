@@ -41,8 +41,10 @@ pub const MAX_SHARES: usize = 256;
 /// A folder or file of the host for a guest.
 #[derive(Debug)]
 pub struct Share {
-    /// The folder or file; `O_PATH` is enough. What is mounted below comes with it.
+    /// The folder or file; `O_PATH` is enough.
     pub source: OwnedFd,
+    /// Whether what is mounted below it comes with it.
+    pub is_recursive: bool,
     /// Whether the guest may only read.
     pub is_read_only: bool,
 }
@@ -241,7 +243,7 @@ fn tree(share: &Share) -> io::Result<(OwnedFd, Target)> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
-    if target == Target::Directory {
+    if target == Target::Directory && share.is_recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let tree = open_tree(&share.source, "", flags)?;

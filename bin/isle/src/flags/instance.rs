@@ -122,6 +122,9 @@ pub struct InstanceFlags {
     /// Mount a directory of the host, or a volume
     #[arg(short, long, value_name = "SOURCE:TARGET[:OPTIONS]", value_parser = mount::volume, help_heading = "Files")]
     volume: Vec<Mount>,
+    /// Driver of the volumes that are made: local
+    #[arg(long, value_name = "DRIVER", value_parser = mount::driver, help_heading = "Files")]
+    volume_driver: Option<String>,
     /// Mount what another instance mounts
     #[arg(long, value_name = "NAME[:ro]", help_heading = "Files")]
     volumes_from: Vec<String>,

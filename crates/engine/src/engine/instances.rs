@@ -1,6 +1,6 @@
 //! Finding, making and naming instances.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use isle_image::{Healthcheck, Image};
@@ -21,6 +21,9 @@ use crate::{backend, names};
 
 /// So many random names are tried before one gets a number behind it.
 const RANDOM_NAMES_TRIED: usize = 6;
+
+/// Is there where SELinux is.
+const SELINUX: &str = "/sys/fs/selinux/enforce";
 
 impl Engine {
     /// Finds an instance by name, id, or unique prefix of an id.
@@ -178,7 +181,12 @@ impl Engine {
     fn take_volumes(&self, config: &mut InstanceConfig) -> Result<(), EngineError> {
         for entry in config.volumes_from.clone() {
             let (name, mode) = entry.split_once(':').unwrap_or((&entry, "rw"));
-            if !matches!(mode, "ro" | "rw") {
+            // Without SELinux there are no labels to set, as in Docker.
+            let is_known = |word: &str| {
+                matches!(word, "ro" | "rw")
+                    || (matches!(word, "z" | "Z") && !Path::new(SELINUX).exists())
+            };
+            if !mode.split(',').all(is_known) {
                 return Err(EngineError::InvalidConfig(ConfigError {
                     field: "--volumes-from",
                     value: entry.clone(),
@@ -196,7 +204,7 @@ impl Engine {
                 if is_own_memory || is_taken {
                     continue;
                 }
-                mount.read_only |= mode == "ro";
+                mount.read_only |= mode.split(',').any(|word| word == "ro");
                 config.mounts.push(mount);
             }
         }

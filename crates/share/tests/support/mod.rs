@@ -82,6 +82,7 @@ impl Shared {
         }
         let source = options.file.map_or(host.clone(), |file| host.join(file));
         let share = Share {
+            is_recursive: true,
             source: rustix::fs::open(
                 &source,
                 rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,

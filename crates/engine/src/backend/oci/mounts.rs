@@ -113,13 +113,14 @@ fn asked_for(asked: &Mount, source: Option<&std::path::Path>, facts: &Facts) -> 
             path,
             propagation,
             non_recursive,
+            writable_below,
             ..
         } => {
             let mut options = vec![if *non_recursive { "bind" } else { "rbind" }];
             options.push(propagation.as_deref().unwrap_or("rprivate"));
             if asked.read_only {
                 options.push("ro");
-                if !non_recursive {
+                if !non_recursive && !writable_below {
                     // The mounts below the source too, as Docker since 25.
                     options.push("rro");
                 }

@@ -40,6 +40,18 @@ pub(crate) fn check(config: &InstanceConfig) -> Checked {
     }
     for mount in &config.mounts {
         if let MountSource::Bind {
+            writable_below: true,
+            ..
+        } = &mount.source
+        {
+            return Err(refuse(
+                "bind-recursive",
+                "writable",
+                "a guest sees a folder of the host and what is mounted below it as one file system",
+                Some("leave it out, or use --isolation container"),
+            ));
+        }
+        if let MountSource::Bind {
             propagation: Some(propagation),
             ..
         } = &mount.source

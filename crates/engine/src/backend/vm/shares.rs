@@ -60,6 +60,13 @@ pub(super) fn serve(
         shares.push(Share {
             source,
             is_read_only: mount.read_only,
+            is_recursive: !matches!(
+                mount.source,
+                MountSource::Bind {
+                    non_recursive: true,
+                    ..
+                }
+            ),
         });
     }
     let directory = paths.instance_run(&instance.id);

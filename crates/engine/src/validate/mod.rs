@@ -2,6 +2,8 @@
 //! value and the remedy. What depends on the moment (is the device there? does the other instance
 //! run?) is found out at the start.
 
+mod mounts;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -13,10 +15,9 @@ use crate::backend;
 use crate::backend::oci::capabilities::by_name as capability_by_name;
 use crate::backend::oci::limits::rlimit_type;
 use crate::config::{
-    ConfigError, HealthTest, InstanceConfig, Mount, MountSource, NamespaceMode, NetworkMode,
-    Resources, RestartPolicy, SeccompChoice, UserNamespace,
+    ConfigError, HealthTest, InstanceConfig, NamespaceMode, NetworkMode, Resources, RestartPolicy,
+    SeccompChoice, UserNamespace,
 };
-use crate::volume::{self, is_name};
 
 /// The least memory that Docker accepts: below it not even the start succeeds.
 const LEAST_MEMORY: ByteSize = ByteSize(6 << 20);
@@ -75,7 +76,7 @@ pub(crate) fn validate(config: &InstanceConfig, host: &Host) -> Checked {
     backend::check(config)?;
     process(config)?;
     names(config)?;
-    mounts(&config.mounts)?;
+    mounts::check(&config.mounts)?;
     resources(&config.resources, config.isolation, host)?;
     ulimits(config, host)?;
     sysctls(config)?;
@@ -227,134 +228,6 @@ fn names(config: &InstanceConfig) -> Checked {
             "it is not an option of resolv.conf(5)",
             None,
         ));
-    }
-    Ok(())
-}
-
-fn mounts(mounts: &[Mount]) -> Checked {
-    const PROPAGATIONS: [&str; 6] = [
-        "private", "rprivate", "shared", "rshared", "slave", "rslave",
-    ];
-    let mut targets = BTreeSet::new();
-    for mount in mounts {
-        let field = match mount.source {
-            MountSource::Tmpfs { .. } => "--tmpfs",
-            MountSource::Bind { .. } | MountSource::Volume(_) => "--volume",
-        };
-        let target = mount.target.as_str();
-        if !target.starts_with('/') || target.contains('\0') {
-            let reason = "the place inside must be an absolute path";
-            return Err(refuse(field, target, reason, None));
-        }
-        if target == "/" {
-            let reason = "the place inside cannot be the root";
-            return Err(refuse(field, target, reason, None));
-        }
-        if target.split('/').any(|part| part == "..") {
-            let reason = "the place inside must not have .. in it";
-            return Err(refuse(field, target, reason, None));
-        }
-        if !targets.insert(target) {
-            return Err(refuse(
-                field,
-                target,
-                "duplicate mount point",
-                Some("mount one of them elsewhere"),
-            ));
-        }
-        match &mount.source {
-            MountSource::Bind {
-                path,
-                create_source,
-                propagation,
-                ..
-            } => {
-                if !path.is_absolute() {
-                    let reason = "the path on the host must be absolute";
-                    let hint = Some("for a volume's name use letters, digits, _ . and - only");
-                    return Err(refuse(field, path.display(), reason, hint));
-                }
-                if !create_source && std::fs::symlink_metadata(path).is_err() {
-                    let reason = "there is no such file or directory on the host";
-                    let hint = Some("make it first, or use -v, which makes a missing directory");
-                    return Err(refuse("--mount", path.display(), reason, hint));
-                }
-                if let Some(propagation) = propagation
-                    && !PROPAGATIONS.contains(&propagation.as_str())
-                {
-                    let reason = format!("a propagation is one of {}", PROPAGATIONS.join(", "));
-                    return Err(refuse(field, propagation, reason, None));
-                }
-            }
-            MountSource::Volume(volume) => {
-                if let Some(name) = &volume.name
-                    && !is_name(name)
-                {
-                    let reason = "a volume's name has letters, digits, _ . and - only, and begins \
-                                  with a letter or digit";
-                    let hint = Some("a folder of the host is given by its absolute path");
-                    return Err(refuse(field, name, reason, hint));
-                }
-                volume::check_options(&volume.options)?;
-                if let Some(subpath) = &volume.subpath
-                    && !is_place_below(subpath)
-                {
-                    let reason = "it must be a relative path without .. in it";
-                    return Err(refuse("volume-subpath", subpath, reason, None));
-                }
-            }
-            MountSource::Tmpfs { options, mode, .. } => {
-                tmpfs_options(target, options)?;
-                if let Some(mode) = mode
-                    && *mode > 0o7777
-                {
-                    let shown = format!("{mode:o}");
-                    return Err(refuse("tmpfs-mode", shown, "it is not a mode", None));
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn is_place_below(subpath: &str) -> bool {
-    !subpath.is_empty()
-        && !subpath.starts_with('/')
-        && !subpath.contains(['\0', '\n'])
-        && subpath.split('/').all(|part| part != "..")
-}
-
-fn tmpfs_options(target: &str, options: &[String]) -> Checked {
-    const FLAGS: [&str; 18] = [
-        "exec",
-        "noexec",
-        "suid",
-        "nosuid",
-        "dev",
-        "nodev",
-        "ro",
-        "rw",
-        "sync",
-        "async",
-        "atime",
-        "noatime",
-        "diratime",
-        "nodiratime",
-        "relatime",
-        "norelatime",
-        "strictatime",
-        "nostrictatime",
-    ];
-    const VALUES: [&str; 6] = ["size", "mode", "uid", "gid", "nr_inodes", "nr_blocks"];
-    for option in options {
-        let is_known = match option.split_once('=') {
-            None => FLAGS.contains(&option.as_str()),
-            Some((key, value)) => VALUES.contains(&key) && !value.is_empty(),
-        };
-        if !is_known {
-            let reason = format!("tmpfs has no option {option:?}");
-            return Err(refuse("--tmpfs", target, reason, Some("see tmpfs(5)")));
-        }
     }
     Ok(())
 }
@@ -738,7 +611,7 @@ fn lifecycle(config: &InstanceConfig) -> Checked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Device, Ulimit};
+    use crate::config::{Device, Mount, MountSource, Ulimit};
 
     fn host() -> Host {
         Host {
