@@ -10,7 +10,8 @@
 //! - [`lock`]: locks of an open file description on ranges of a file (fcntl(2)).
 //! - [`memory`]: giving memory back.
 //! - [`mount`]: mount_setattr(2), and new mounts from the caller's own namespace.
-//! - [`namespace`]: namespaces of the calling thread (unshare(2)).
+//! - [`namespace`]: namespaces of a thread (unshare(2), setns(2)).
+//! - [`netlink`]: options of sockets that speak to the kernel.
 //! - [`pidfd`]: how a process has ended that is not the caller's child.
 //! - [`process`]: the few calls that a runtime's parent process needs.
 //! - [`quota`]: limits of what a project of files holds.
@@ -19,6 +20,7 @@
 //! - [`seccomp_notify`]: answering system calls that a filter hands to another process.
 //! - [`signals`]: signals as something to read.
 //! - [`socket`]: what a socket tells about itself.
+//! - [`tun`]: virtual network cards.
 //! - [`watched`]: a descriptor in an epoll(7).
 //!
 //! Calls return [`std::io::Result`] and own their descriptors, which are close-on-exec.
@@ -33,6 +35,7 @@ pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod namespace;
+pub mod netlink;
 pub mod pidfd;
 pub mod process;
 pub mod quota;
@@ -42,4 +45,5 @@ pub mod seccomp_notify;
 pub mod signals;
 pub mod socket;
 pub mod time;
+pub mod tun;
 pub mod watched;

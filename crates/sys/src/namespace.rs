@@ -1,6 +1,7 @@
-//! Namespaces of the calling thread: unshare(2).
+//! Namespaces of a thread: unshare(2), setns(2).
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Gives the calling thread, and it alone, a copy of the mount namespace and a working directory
 /// of its own. See unshare(2), `CLONE_NEWNS`.
@@ -14,4 +15,30 @@ pub fn unshare_mounts() -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Runs something in another network namespace: in a thread of its own, which ends with it. What
+/// it opens there (a socket) stays in that namespace. See setns(2), `CLONE_NEWNET`.
+///
+/// # Errors
+/// When no thread can be started, or the namespace may not be entered (`CAP_SYS_ADMIN`).
+///
+/// # Panics
+/// When `run` does.
+pub fn in_network<T: Send>(
+    namespace: BorrowedFd<'_>,
+    run: impl FnOnce() -> T + Send,
+) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, || {
+            // SAFETY: setns takes numbers only; the calling thread alone is moved, which ends here.
+            match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
+                0 => Ok(run()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        })?;
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }

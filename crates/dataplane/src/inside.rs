@@ -1,0 +1,72 @@
+//! The link inside an instance's network namespace.
+
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use isle_netlink::link::Link;
+use isle_netlink::{Batch, Socket, route};
+use rustix::net::netdevice::name_to_index;
+
+use crate::{Endpoint, Error, settings};
+
+/// Gives the link its addresses and routes and brings it up, and the loopback interface.
+pub(crate) fn configure(endpoint: &Endpoint, namespace: BorrowedFd<'_>) -> Result<(), Error> {
+    isle_sys::namespace::in_network(namespace, || {
+        let socket = Socket::route()
+            .and_then(Socket::explain)
+            .map_err(|source| error(endpoint, source))?;
+        let index = name_to_index(&socket, &endpoint.interface)
+            .map_err(|source| error(endpoint, source.into()))?;
+        let interface = &endpoint.interface;
+        // Routers are none of the instances' business: the gateways are given.
+        match endpoint.addresses.iter().any(|net| net.addr().is_ipv6()) {
+            true => settings::ensure(&format!("ipv6/conf/{interface}/accept_ra"), "0")?,
+            false => settings::ensure(&format!("ipv6/conf/{interface}/disable_ipv6"), "1")?,
+        };
+        socket.send(&batch(endpoint, index)).map_err(|refused| {
+            Error::from_refusal(&format!("configure {interface:?} of an instance"), refused)
+        })
+    })
+    .map_err(|source| error(endpoint, source))?
+}
+
+fn batch(endpoint: &Endpoint, index: u32) -> Batch {
+    let mut batch = Batch::default();
+    let up = |index| Link {
+        index,
+        is_up: Some(true),
+        ..Link::default()
+    };
+    batch.change_link(&up(1));
+    batch.change_link(&up(index));
+    for net in &endpoint.addresses {
+        batch.add_address(index, net.addr(), net.prefix_len());
+    }
+    let mut add = |destination: (IpAddr, u8), gateway| {
+        batch.add_route(&route::Route {
+            destination,
+            gateway,
+            link: index,
+            metric: None,
+        });
+    };
+    for route in &endpoint.routes {
+        let destination = route.destination;
+        add(
+            (destination.network(), destination.prefix_len()),
+            route.gateway,
+        );
+    }
+    for gateway in &endpoint.gateways {
+        // A prefix of no bits: everywhere.
+        add((*gateway, 0), Some(*gateway));
+    }
+    batch
+}
+
+fn error(endpoint: &Endpoint, source: std::io::Error) -> Error {
+    Error::System {
+        operation: format!("configure {:?} of an instance", endpoint.interface),
+        source,
+    }
+}

@@ -1,0 +1,93 @@
+//! nf_tables: what the kernel lets through, and where it sends it, see nft(8) and
+//! `linux/netfilter/nf_tables.h`.
+//!
+//! A [`Transaction`] changes tables as a whole or not at all. [`Rule`] has the expressions of a rule, [`Set`] describes
+//! a set or a map, [`Element`] is one of its elements.
+
+mod rule;
+mod set;
+mod transaction;
+
+pub use rule::{Base, Conntrack, Meta, Operator, Register, Rule};
+pub use set::{DataType, Element, Set, link_name};
+pub use transaction::{Family, Hook, Policy, Transaction};
+
+use crate::attributes::Attributes;
+use crate::{Batch, Refused, Socket};
+
+const NFNL_SUBSYS_NFTABLES: u16 = 10 << 8;
+const NFT_MSG_NEWTABLE: u16 = 0;
+const NFT_MSG_GETTABLE: u16 = 1;
+const NFT_MSG_DELTABLE: u16 = 2;
+const NFT_MSG_NEWCHAIN: u16 = 3;
+const NFT_MSG_DELCHAIN: u16 = 5;
+const NFT_MSG_NEWRULE: u16 = 6;
+const NFT_MSG_DELRULE: u16 = 8;
+const NFT_MSG_NEWSET: u16 = 9;
+const NFT_MSG_NEWSETELEM: u16 = 12;
+const NFT_MSG_DELSETELEM: u16 = 14;
+const NFT_MSG_NEWGEN: u16 = 15;
+const NFT_MSG_GETGEN: u16 = 16;
+const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_GEN_ID: u16 = 1;
+const NFTA_GEN_PROC_PID: u16 = 2;
+
+/// `struct nfgenmsg`: family, version, resource.
+fn header(family: Family) -> [u8; 4] {
+    [family as u8, 0, 0, 0]
+}
+
+/// The number of the last transaction, whoever made it.
+///
+/// # Errors
+/// When the kernel has no nf_tables, or does not let the process ask.
+pub fn generation(socket: &Socket) -> Result<u32, Refused> {
+    let mut batch = Batch::default();
+    let kind = NFNL_SUBSYS_NFTABLES | NFT_MSG_GETGEN;
+    batch.message(kind, crate::batch::NLM_F_ACK, &header(Family::Any));
+    let mut generation = 0;
+    socket.dump(&batch, |kind, payload| {
+        if let Some((told, _)) = parse_generation(kind, payload) {
+            generation = told;
+        }
+    })?;
+    Ok(generation)
+}
+
+/// What a message of the group [`crate::monitor::NFTABLES`] says about the end of a transaction: its number, and
+/// the process that made it.
+#[must_use]
+pub fn parse_generation(kind: u16, payload: &[u8]) -> Option<(u32, u32)> {
+    if kind != NFNL_SUBSYS_NFTABLES | NFT_MSG_NEWGEN {
+        return None;
+    }
+    let attributes = Attributes(payload.get(4..)?);
+    let process = attributes.number_be(NFTA_GEN_PROC_PID).unwrap_or(0);
+    Some((attributes.number_be(NFTA_GEN_ID)?, process))
+}
+
+/// What a message of the group [`crate::monitor::NFTABLES`] says about a table that has gone: its family and name.
+#[must_use]
+pub fn parse_deleted_table(kind: u16, payload: &[u8]) -> Option<(u8, &str)> {
+    if kind != NFNL_SUBSYS_NFTABLES | NFT_MSG_DELTABLE {
+        return None;
+    }
+    let name = Attributes(payload.get(4..)?).text(NFTA_TABLE_NAME)?;
+    Some((*payload.first()?, name))
+}
+
+/// Whether a table is there.
+///
+/// # Errors
+/// When the kernel has no nf_tables, or does not let the process ask.
+pub fn has_table(socket: &Socket, family: Family, name: &str) -> Result<bool, Refused> {
+    let mut batch = Batch::default();
+    let kind = NFNL_SUBSYS_NFTABLES | NFT_MSG_GETTABLE;
+    batch.message(kind, crate::batch::NLM_F_ACK, &header(family));
+    batch.text(NFTA_TABLE_NAME, name);
+    let answer = socket.dump(&batch, |_, _| {});
+    match answer {
+        Err(refused) if refused.error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        answer => answer.map(|()| true),
+    }
+}
