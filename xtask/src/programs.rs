@@ -9,13 +9,14 @@ use anyhow::{Context, Result};
 use crate::{command, place};
 
 /// The programs of `bin/`.
-pub const NAMES: [&str; 6] = [
+pub const NAMES: [&str; 7] = [
     "isle",
     "isle-shim",
     "isle-init",
     "isle-oci",
     "isle-guest",
     "isle-share",
+    "isle-netd",
 ];
 
 /// How they are compiled.

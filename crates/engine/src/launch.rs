@@ -1,15 +1,13 @@
 //! Starts the supervisor of an instance.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use isle_sys::mount::{self, Attributes};
+use isle_sys::mount;
 use isle_types::InstanceId;
-use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::control::{Control, ControlError};
 use crate::protocol::{Request, Start, kind};
@@ -80,7 +78,8 @@ fn spawn(
 ) -> Result<Child, ControlError> {
     let path = program().ok_or(ControlError::NoProgram)?;
     // Held until the program has been executed.
-    let protected = protect(&path);
+    // Where the host does not allow it, the supervisor has no right to write the program either.
+    let protected = mount::read_only_clone(&path).ok();
     let executable = match &protected {
         Some(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
         None => path.clone(),
@@ -120,22 +119,4 @@ fn program() -> Option<PathBuf> {
         Path::new("/usr/libexec/isle").join(PROGRAM),
     ];
     candidates.into_iter().find(|path| path.is_file())
-}
-
-/// The program as a file that cannot be written, whoever opens it: a mount of its own, attached
-/// nowhere and read-only.
-///
-/// A process inside could otherwise open the program through `/proc/<pid>/exe` of a process that
-/// the supervisor has just put inside, and overwrite it (CVE-2019-5736). `None` where the host
-/// does not allow it; there the supervisor has no right to write the program either.
-fn protect(path: &Path) -> Option<OwnedFd> {
-    read_only_clone(path).ok()
-}
-
-fn read_only_clone(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(rustix::fs::CWD, path, flags)?;
-    let read_only = Attributes::new(mount::RDONLY, 0, 0);
-    mount::set_attributes(tree.as_fd(), false, &read_only)?;
-    Ok(tree)
 }

@@ -1,5 +1,7 @@
 //! What comes back from outside.
 
+#![allow(clippy::unwrap_used)]
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use isle_resolver::{Directory, Forward, Reply, Transport, Unfit, addresses, respond};

@@ -1,5 +1,7 @@
 //! A small house with two networks, and what is answered in it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 

@@ -19,7 +19,7 @@
 //! - [`resource_usage`]: CPU time of children, for benchmarks.
 //! - [`seccomp_notify`]: answering system calls that a filter hands to another process.
 //! - [`signals`]: signals as something to read.
-//! - [`socket`]: what a socket tells about itself.
+//! - [`socket`]: what a socket tells about itself, and which link it belongs to.
 //! - [`tun`]: virtual network cards.
 //! - [`watched`]: a descriptor in an epoll(7).
 //!

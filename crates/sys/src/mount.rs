@@ -2,8 +2,10 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
+use rustix::mount::{OpenTreeFlags, open_tree};
 use serde::{Deserialize, Serialize};
 
 /// Reading only.
@@ -68,6 +70,19 @@ impl Attributes {
     pub const fn is_empty(&self) -> bool {
         self.set == 0 && self.clear == 0 && self.propagation == 0
     }
+}
+
+/// A file as a mount of its own, attached nowhere and read-only: whoever opens it cannot write it. Programs are
+/// executed through it: a process inside a container could otherwise open one through `/proc/<pid>/exe` of a process
+/// that was just put inside, and overwrite it (CVE-2019-5736). See open_tree(2).
+///
+/// # Errors
+/// Without `CAP_SYS_ADMIN`, or when there is no such file.
+pub fn read_only_clone(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(rustix::fs::CWD, path, flags)?;
+    set_attributes(tree.as_fd(), false, &Attributes::new(RDONLY, 0, 0))?;
+    Ok(tree)
 }
 
 fn set(fd: i32, path: &CStr, recursive: bool, attributes: &Attributes) -> io::Result<()> {

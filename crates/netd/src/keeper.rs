@@ -1,0 +1,363 @@
+//! The keeper: one thread, which waits for everything at once.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use isle_database::Database;
+use isle_network::{Endpoint, NetworkError};
+
+use crate::directory::Directory;
+use crate::names::{Gate, Known, Names};
+use crate::place::Place;
+use crate::poller::{Interest, Poller, Ready, Token};
+use crate::protocol::{Answer, Message, Notice, Refused, frame};
+use crate::supervisors::Supervisors;
+
+/// So long the keeper stays when the last supervisor has gone: the next instance may be about to start.
+const GRACE: Duration = Duration::from_secs(1);
+/// So long it waits for the first.
+const FIRST_GRACE: Duration = Duration::from_secs(10);
+/// Rows that somebody changed who is not attached are found at the next question, so often at most.
+const ROWS_AGE: Duration = Duration::from_secs(1);
+
+/// So long one that cannot begin waits for those who want to know why.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What a keeper is started with.
+pub(crate) struct Inheritance {
+    /// What survives a reboot.
+    pub(crate) root: PathBuf,
+    /// What does not.
+    pub(crate) run: PathBuf,
+    /// Supervisors come here.
+    pub(crate) listener: UnixListener,
+    /// Held: there is no other keeper.
+    pub(crate) lock: File,
+    /// Who the host asks for names.
+    pub(crate) resolv_conf: PathBuf,
+}
+
+/// Why a keeper cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// The rows cannot be read.
+    #[error("cannot read the networks from the state file")]
+    Rows(#[from] NetworkError),
+    /// The state file cannot be opened.
+    #[error("cannot open the state file")]
+    Open(#[from] isle_database::OpenError),
+    /// A system call that does not fail.
+    #[error("cannot {what}")]
+    System {
+        /// The call.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Called by hand.
+    #[error(
+        "isle-netd is started by isle: isle-netd ROOT RUN, with a socket as its standard input"
+    )]
+    Usage,
+}
+
+pub(crate) struct Keeper {
+    place: Place,
+    listener: UnixListener,
+    _signals: OwnedFd,
+    _lock: File,
+    poller: Poller,
+    rows: Rows,
+    directory: Directory,
+    supervisors: Supervisors,
+    names: Names,
+    /// When it ends if nobody comes.
+    end: Option<Instant>,
+    is_over: bool,
+}
+
+/// The state file.
+struct Rows {
+    database: Database,
+    /// `PRAGMA data_version` when the rows were read last, and when that was.
+    version: i64,
+    looked: Instant,
+}
+
+impl Rows {
+    fn open(root: &Path) -> Result<Rows, KeeperError> {
+        let database = Database::open(&root.join("isle.db"), &[isle_network::SCHEMA])?;
+        Ok(Rows {
+            database,
+            version: 0,
+            looked: Instant::now(),
+        })
+    }
+
+    /// A number that is another one whenever somebody else has written.
+    fn version(&self) -> Result<i64, KeeperError> {
+        let version = self
+            .database
+            .connection()
+            .query_row("PRAGMA data_version", [], |row| row.get(0));
+        Ok(version.map_err(NetworkError::from)?)
+    }
+}
+
+impl Keeper {
+    pub(crate) fn new(inherited: Inheritance) -> Result<Keeper, KeeperError> {
+        let system = |what| move |source| KeeperError::System { what, source };
+        let signals = isle_sys::signals::divert(&[
+            rustix::process::Signal::TERM.as_raw(),
+            rustix::process::Signal::INT.as_raw(),
+            rustix::process::Signal::HUP.as_raw(),
+        ])
+        .map_err(system("receive signals"))?;
+        let mut poller = Poller::new().map_err(system("make an epoll instance"))?;
+        let wait = system("wait for a descriptor");
+        inherited.listener.set_nonblocking(true).map_err(wait)?;
+        poller
+            .add(&inherited.listener, Token::Supervisors, Interest::READ)
+            .map_err(wait)?;
+        poller
+            .add(signals.as_fd(), Token::Signals, Interest::READ)
+            .map_err(wait)?;
+        let end = Instant::now() + FIRST_GRACE;
+        poller.at(end, Token::Grace);
+        let mut keeper = Keeper {
+            place: Place::below(&inherited.run),
+            listener: inherited.listener,
+            _signals: signals,
+            _lock: inherited.lock,
+            poller,
+            rows: Rows::open(&inherited.root)?,
+            directory: Directory::default(),
+            supervisors: Supervisors::default(),
+            names: Names::new(inherited.resolv_conf),
+            end: Some(end),
+            is_over: false,
+        };
+        keeper.read_all()?;
+        // What cannot be listened on now is told to whoever comes for it.
+        drop(keeper.names.settle(&keeper.poller, &keeper.directory));
+        Ok(keeper)
+    }
+
+    /// Until nobody is there any more.
+    pub(crate) fn run(mut self) -> Result<(), KeeperError> {
+        while !self.is_over {
+            let (ready, due) = self.poller.wait().map_err(|source| KeeperError::System {
+                what: "wait for events",
+                source,
+            })?;
+            for ready in ready {
+                self.ready(ready);
+            }
+            for token in due {
+                self.due(token);
+            }
+        }
+        self.place.remove().map_err(|source| KeeperError::System {
+            what: "take away the keeper's folder",
+            source,
+        })
+    }
+
+    fn ready(&mut self, ready: Ready) {
+        match ready.token {
+            Token::Supervisors => self.accept(),
+            Token::Supervisor(number) => self.supervisor(number),
+            Token::Signals => self.is_over = true,
+            Token::Datagrams(_) | Token::Streams(_) => {
+                self.refresh();
+                self.with_names(|names, poller, known| names.ready(poller, ready, known));
+            }
+            Token::Stream(_) | Token::Asked(_) => {
+                self.with_names(|names, poller, known| names.ready(poller, ready, known));
+            }
+            Token::Grace => {}
+        }
+    }
+
+    fn due(&mut self, token: Token) {
+        match token {
+            Token::Grace => {
+                self.is_over = self.supervisors.is_empty()
+                    && self.end.is_some_and(|end| end <= Instant::now());
+            }
+            token => self.with_names(|names, poller, known| names.due(poller, token, known)),
+        }
+    }
+
+    fn with_names(&mut self, act: impl FnOnce(&mut Names, &mut Poller, &mut Known<'_>)) {
+        let mut gate = Doorman::default();
+        let mut known = Known {
+            directory: &self.directory,
+            servers: &self.supervisors,
+            gate: &mut gate,
+        };
+        act(&mut self.names, &mut self.poller, &mut known);
+        for (instance, name) in gate.withheld {
+            let notice = Notice::EgressRefused {
+                to: Refused::Name(name),
+                times: 1,
+            };
+            self.supervisors.tell(&self.poller, &instance, notice);
+        }
+    }
+
+    fn accept(&mut self) {
+        // An error here is of one connection: its supervisor comes again.
+        while let Ok((stream, _)) = self.listener.accept() {
+            if self.supervisors.add(&self.poller, stream).is_ok() {
+                self.end = None;
+            }
+        }
+    }
+
+    fn supervisor(&mut self, number: u32) {
+        let heard = self.supervisors.ready(&self.poller, number);
+        for instance in heard.requests {
+            let answer = match self.read_instance(&instance) {
+                Ok(()) => self.listen_for(&instance),
+                Err(error) => failed(&error),
+            };
+            self.supervisors.answer(&self.poller, &instance, answer);
+        }
+        if let Some(instance) = heard.gone {
+            // Its rows are gone too, or it runs on without a supervisor.
+            if self.read_instance(&instance).is_ok() {
+                self.close_unused();
+            }
+        }
+        if self.supervisors.is_empty() && self.end.is_none() {
+            let end = Instant::now() + GRACE;
+            self.end = Some(end);
+            self.poller.at(end, Token::Grace);
+        }
+    }
+
+    /// Listens on the gateways of an instance's networks.
+    fn listen_for(&mut self, instance: &str) -> Answer {
+        let missing = self.names.settle(&self.poller, &self.directory);
+        let networks = self.directory.networks_of_instance(instance);
+        match missing
+            .into_iter()
+            .find(|missing| networks.contains(&missing.network))
+        {
+            None => Answer::Ready,
+            Some(error) => Answer::Failed {
+                reason: chain(&error),
+                hint: error.hint(),
+            },
+        }
+    }
+
+    fn close_unused(&mut self) {
+        drop(self.names.settle(&self.poller, &self.directory));
+        let Keeper {
+            names,
+            poller,
+            directory,
+            ..
+        } = self;
+        names.forget_networks(poller, |key| directory.used().any(|(used, _)| used == key));
+    }
+
+    fn read_all(&mut self) -> Result<(), KeeperError> {
+        self.rows.version = self.rows.version()?;
+        self.rows.looked = Instant::now();
+        let networks = isle_network::list(&self.rows.database)?;
+        let endpoints = isle_network::all_endpoints(&self.rows.database)?;
+        self.directory.replace(networks, endpoints);
+        Ok(())
+    }
+
+    fn read_instance(&mut self, instance: &str) -> Result<(), KeeperError> {
+        let endpoints = isle_network::endpoints_of(&self.rows.database, instance)?;
+        let is_new = |endpoint: &Endpoint| !self.directory.knows(&endpoint.network);
+        if endpoints.iter().any(is_new) {
+            for network in isle_network::list(&self.rows.database)? {
+                self.directory.put_network(network);
+            }
+        }
+        self.directory.put_instance(instance, endpoints);
+        Ok(())
+    }
+
+    /// Whoever changes rows without being attached (`isle rm` of an instance whose supervisor was killed) tells nobody.
+    fn refresh(&mut self) {
+        if self.rows.looked.elapsed() < ROWS_AGE {
+            return;
+        }
+        self.rows.looked = Instant::now();
+        // Old knowledge is better than none: the file may be locked for a moment.
+        if self
+            .rows
+            .version()
+            .is_ok_and(|version| version != self.rows.version)
+            && self.read_all().is_ok()
+        {
+            self.close_unused();
+        }
+    }
+}
+
+/// Notes what happened around the answers.
+#[derive(Default)]
+struct Doorman {
+    withheld: Vec<(String, String)>,
+}
+
+impl Gate for Doorman {
+    fn withheld(&mut self, instance: &str, name: &str) {
+        self.withheld.push((instance.to_owned(), name.to_owned()));
+    }
+
+    fn answered(&mut self, _: &Endpoint, _: &str, _: &[u8]) {}
+}
+
+/// Tells those who wait that there will be no keeper, and why.
+pub(crate) fn turn_away(listener: &UnixListener, error: &KeeperError) {
+    let bytes = frame(&Message::Answer(failed(error)));
+    if listener.set_nonblocking(true).is_err() {
+        return;
+    }
+    let end = Instant::now() + FAREWELL;
+    let mut has_told = false;
+    // Who has started it comes in a moment, if it is not there yet.
+    while Instant::now() < end {
+        match listener.accept() {
+            Ok((mut stream, _)) => has_told |= stream.write_all(&bytes).is_ok(),
+            Err(_) if has_told => return,
+            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
+}
+
+fn failed(error: &KeeperError) -> Answer {
+    let hint = match error {
+        KeeperError::Open(error) => error.hint().map(str::to_owned),
+        _ => None,
+    };
+    Answer::Failed {
+        reason: chain(error),
+        hint,
+    }
+}
+
+/// An error and its causes in one line: it goes over a connection.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
