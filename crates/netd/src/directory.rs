@@ -1,9 +1,11 @@
 //! Who is on which network, as the rows say: what names are answered from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use isle_network::{Egress, Endpoint, Network};
+use isle_network::{Egress, Endpoint, Network, Publication};
+
+use crate::wanted::{self, Place};
 
 /// A network, as long as this process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +18,8 @@ pub(crate) struct Directory {
     networks: BTreeMap<NetworkKey, OnNetwork>,
     /// The networks of an instance, in the order of its interfaces.
     instances: BTreeMap<String, Vec<NetworkKey>>,
+    /// The published ports of an instance, if there are any.
+    publications: BTreeMap<String, Vec<Publication>>,
     next: u32,
 }
 
@@ -84,7 +88,12 @@ impl OnNetwork {
 
 impl Directory {
     /// Begins anew with all rows.
-    pub(crate) fn replace(&mut self, networks: Vec<Network>, endpoints: Vec<Endpoint>) {
+    pub(crate) fn replace(
+        &mut self,
+        networks: Vec<Network>,
+        endpoints: Vec<Endpoint>,
+        publications: Vec<(String, Publication)>,
+    ) {
         let known: BTreeSet<String> = networks.iter().map(|network| network.id.clone()).collect();
         let gone: Vec<NetworkKey> = self
             .keys
@@ -105,6 +114,13 @@ impl Directory {
         }
         for endpoint in endpoints {
             self.insert(endpoint);
+        }
+        self.publications.clear();
+        for (instance, publication) in publications {
+            self.publications
+                .entry(instance)
+                .or_default()
+                .push(publication);
         }
     }
 
@@ -130,7 +146,16 @@ impl Directory {
     }
 
     /// Notes what the rows of one instance say now. Their networks are known.
-    pub(crate) fn put_instance(&mut self, instance: &str, endpoints: Vec<Endpoint>) {
+    pub(crate) fn put_instance(
+        &mut self,
+        instance: &str,
+        endpoints: Vec<Endpoint>,
+        publications: Vec<Publication>,
+    ) {
+        match publications.is_empty() {
+            true => self.publications.remove(instance),
+            false => self.publications.insert(instance.to_owned(), publications),
+        };
         for key in self.instances.remove(instance).unwrap_or_default() {
             if let Some(on) = self.networks.get_mut(&key) {
                 on.remove(instance);
@@ -157,18 +182,55 @@ impl Directory {
         self.instances.get(instance).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether somebody is on a network.
+    pub(crate) fn is_used(&self, key: NetworkKey) -> bool {
+        self.networks
+            .get(&key)
+            .is_some_and(|on| !on.endpoints.is_empty())
+    }
+
     /// The networks that somebody is on.
-    pub(crate) fn used(&self) -> impl Iterator<Item = (NetworkKey, &Network)> {
-        let used = self
-            .networks
-            .iter()
-            .filter(|(_, on)| !on.endpoints.is_empty());
-        used.map(|(key, on)| (*key, &on.network))
+    pub(crate) fn used(&self) -> Vec<NetworkKey> {
+        self.networks
+            .keys()
+            .copied()
+            .filter(|key| self.is_used(*key))
+            .collect()
     }
 
     /// A network.
     pub(crate) fn network(&self, key: NetworkKey) -> Option<&Network> {
         self.networks.get(&key).map(|on| &on.network)
+    }
+
+    /// The places of an instance on its networks, in the order of its interfaces.
+    pub(crate) fn places(&self, instance: &str) -> Vec<Place<'_>> {
+        let networks = self.networks_of_instance(instance).iter();
+        let place = |key| {
+            let on: &OnNetwork = self.networks.get(key)?;
+            Some(Place {
+                network: &on.network,
+                endpoint: on.endpoints.get(instance)?,
+            })
+        };
+        networks.filter_map(place).collect()
+    }
+
+    /// The instances that have published ports.
+    pub(crate) fn publishing(&self) -> Vec<String> {
+        self.publications.keys().cloned().collect()
+    }
+
+    pub(crate) fn has_publications(&self, instance: &str) -> bool {
+        self.publications.contains_key(instance)
+    }
+
+    /// The ports of an instance that are published on `::1`, and where they lead.
+    pub(crate) fn ports_on_loopback(&self, instance: &str) -> BTreeMap<u16, SocketAddr> {
+        match self.publications.get(instance) {
+            Some(publications) => wanted::on_loopback(&self.places(instance), publications),
+            None => BTreeMap::new(),
+        }
     }
 
     /// Who has an address in a network.

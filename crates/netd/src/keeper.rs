@@ -4,25 +4,25 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use isle_database::Database;
 use isle_network::{Endpoint, NetworkError};
 
-use crate::directory::Directory;
+use crate::directory::{Directory, NetworkKey};
+use crate::listeners::ListenError;
+use crate::loopback::{Loopback, LoopbackError};
 use crate::names::{Gate, Known, Names};
 use crate::place::Place;
 use crate::poller::{Interest, Poller, Ready, Token};
 use crate::protocol::{Answer, Message, Notice, Refused, frame};
+use crate::rows::Rows;
 use crate::supervisors::Supervisors;
 
 /// So long the keeper stays when the last supervisor has gone: the next instance may be about to start.
 const GRACE: Duration = Duration::from_secs(1);
 /// So long it waits for the first.
 const FIRST_GRACE: Duration = Duration::from_secs(10);
-/// Rows that somebody changed who is not attached are found at the next question, so often at most.
-const ROWS_AGE: Duration = Duration::from_secs(1);
 
 /// So long one that cannot begin waits for those who want to know why.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -75,37 +75,10 @@ pub(crate) struct Keeper {
     directory: Directory,
     supervisors: Supervisors,
     names: Names,
+    loopback: Loopback,
     /// When it ends if nobody comes.
     end: Option<Instant>,
     is_over: bool,
-}
-
-/// The state file.
-struct Rows {
-    database: Database,
-    /// `PRAGMA data_version` when the rows were read last, and when that was.
-    version: i64,
-    looked: Instant,
-}
-
-impl Rows {
-    fn open(root: &Path) -> Result<Rows, KeeperError> {
-        let database = Database::open(&root.join("isle.db"), &[isle_network::SCHEMA])?;
-        Ok(Rows {
-            database,
-            version: 0,
-            looked: Instant::now(),
-        })
-    }
-
-    /// A number that is another one whenever somebody else has written.
-    fn version(&self) -> Result<i64, KeeperError> {
-        let version = self
-            .database
-            .connection()
-            .query_row("PRAGMA data_version", [], |row| row.get(0));
-        Ok(version.map_err(NetworkError::from)?)
-    }
 }
 
 impl Keeper {
@@ -138,12 +111,12 @@ impl Keeper {
             directory: Directory::default(),
             supervisors: Supervisors::default(),
             names: Names::new(inherited.resolv_conf),
+            loopback: Loopback::new(),
             end: Some(end),
             is_over: false,
         };
-        keeper.read_all()?;
-        // What cannot be listened on now is told to whoever comes for it.
-        drop(keeper.names.settle(&keeper.poller, &keeper.directory));
+        keeper.rows.read(&mut keeper.directory)?;
+        keeper.settle_all();
         Ok(keeper)
     }
 
@@ -173,11 +146,18 @@ impl Keeper {
             Token::Supervisor(number) => self.supervisor(number),
             Token::Signals => self.is_over = true,
             Token::Datagrams(_) | Token::Streams(_) => {
-                self.refresh();
+                // Whoever changes rows without being attached (`isle rm` of an instance whose supervisor was killed)
+                // tells nobody.
+                if self.rows.refresh(&mut self.directory) {
+                    self.settle_all();
+                }
                 self.with_names(|names, poller, known| names.ready(poller, ready, known));
             }
             Token::Stream(_) | Token::Asked(_) => {
                 self.with_names(|names, poller, known| names.ready(poller, ready, known));
+            }
+            Token::Loopback(_) | Token::Near(_) | Token::Far(_) => {
+                self.loopback.ready(&self.poller, ready);
             }
             Token::Grace => {}
         }
@@ -222,17 +202,16 @@ impl Keeper {
     fn supervisor(&mut self, number: u32) {
         let heard = self.supervisors.ready(&self.poller, number);
         for instance in heard.requests {
-            let answer = match self.read_instance(&instance) {
-                Ok(()) => self.listen_for(&instance),
-                Err(error) => failed(&error),
+            let answer = match self.settle(&instance) {
+                Ok(()) => Answer::Ready,
+                Err(error) => error.answer(),
             };
             self.supervisors.answer(&self.poller, &instance, answer);
         }
         if let Some(instance) = heard.gone {
-            // Its rows are gone too, or it runs on without a supervisor.
-            if self.read_instance(&instance).is_ok() {
-                self.close_unused();
-            }
+            // Its rows are gone too, or it runs on without a supervisor. Nobody is there to be told of an error.
+            drop(self.settle(&instance));
+            self.names.close_unused(&mut self.poller, &self.directory);
         }
         if self.supervisors.is_empty() && self.end.is_none() {
             let end = Instant::now() + GRACE;
@@ -241,68 +220,58 @@ impl Keeper {
         }
     }
 
-    /// Listens on the gateways of an instance's networks.
-    fn listen_for(&mut self, instance: &str) -> Answer {
-        let missing = self.names.settle(&self.poller, &self.directory);
-        let networks = self.directory.networks_of_instance(instance);
-        match missing
-            .into_iter()
-            .find(|missing| networks.contains(&missing.network))
-        {
-            None => Answer::Ready,
-            Some(error) => Answer::Failed {
-                reason: chain(&error),
-                hint: error.hint(),
-            },
+    /// Reads the rows of an instance, and listens for it on its gateways and on `::1`.
+    fn settle(&mut self, instance: &str) -> Result<(), SettleError> {
+        self.rows.read_instance(instance, &mut self.directory)?;
+        let networks = self.directory.networks_of_instance(instance).to_vec();
+        self.listen(&networks)?;
+        let ports = self.directory.ports_on_loopback(instance);
+        Ok(self.loopback.set(&self.poller, instance, &ports)?)
+    }
+
+    /// Listens on the gateways of networks, all that can be had.
+    fn listen(&mut self, networks: &[NetworkKey]) -> Result<(), ListenError> {
+        let mut result = Ok(());
+        for key in networks {
+            result = result.and(self.names.open(&self.poller, &self.directory, *key));
+        }
+        result
+    }
+
+    /// The same for everybody that is in the directory. What cannot be had is told to whoever comes for it.
+    fn settle_all(&mut self) {
+        drop(self.listen(&self.directory.used()));
+        self.names.close_unused(&mut self.poller, &self.directory);
+        self.loopback
+            .keep(|instance| self.directory.has_publications(instance));
+        for instance in self.directory.publishing() {
+            let ports = self.directory.ports_on_loopback(&instance);
+            drop(self.loopback.set(&self.poller, &instance, &ports));
         }
     }
+}
 
-    fn close_unused(&mut self) {
-        drop(self.names.settle(&self.poller, &self.directory));
-        let Keeper {
-            names,
-            poller,
-            directory,
-            ..
-        } = self;
-        names.forget_networks(poller, |key| directory.used().any(|(used, _)| used == key));
-    }
+/// Why an instance's rows cannot be served.
+#[derive(Debug, thiserror::Error)]
+enum SettleError {
+    #[error("cannot read the networks from the state file")]
+    Rows(#[from] NetworkError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Loopback(#[from] LoopbackError),
+}
 
-    fn read_all(&mut self) -> Result<(), KeeperError> {
-        self.rows.version = self.rows.version()?;
-        self.rows.looked = Instant::now();
-        let networks = isle_network::list(&self.rows.database)?;
-        let endpoints = isle_network::all_endpoints(&self.rows.database)?;
-        self.directory.replace(networks, endpoints);
-        Ok(())
-    }
-
-    fn read_instance(&mut self, instance: &str) -> Result<(), KeeperError> {
-        let endpoints = isle_network::endpoints_of(&self.rows.database, instance)?;
-        let is_new = |endpoint: &Endpoint| !self.directory.knows(&endpoint.network);
-        if endpoints.iter().any(is_new) {
-            for network in isle_network::list(&self.rows.database)? {
-                self.directory.put_network(network);
-            }
-        }
-        self.directory.put_instance(instance, endpoints);
-        Ok(())
-    }
-
-    /// Whoever changes rows without being attached (`isle rm` of an instance whose supervisor was killed) tells nobody.
-    fn refresh(&mut self) {
-        if self.rows.looked.elapsed() < ROWS_AGE {
-            return;
-        }
-        self.rows.looked = Instant::now();
-        // Old knowledge is better than none: the file may be locked for a moment.
-        if self
-            .rows
-            .version()
-            .is_ok_and(|version| version != self.rows.version)
-            && self.read_all().is_ok()
-        {
-            self.close_unused();
+impl SettleError {
+    fn answer(&self) -> Answer {
+        let hint = match self {
+            SettleError::Rows(_) => None,
+            SettleError::Listen(error) => error.hint(),
+            SettleError::Loopback(error) => error.hint(),
+        };
+        Answer::Failed {
+            reason: chain(self),
+            hint,
         }
     }
 }

@@ -22,10 +22,13 @@
 //! | `place` | lock and socket: never more than one keeper |
 //! | `keeper` | the loop |
 //! | `supervisors` | the connections of supervisors |
+//! | `rows` | the state file |
 //! | `directory` | who is on which network; names are answered from it |
 //! | `names` | the name server: questions and answers, by datagram and by TCP |
 //! | `listeners` | the sockets of the gateways |
 //! | `asked`, `host_servers` | questions that were passed on; to whom |
+//! | `loopback` | published ports on `::1` |
+//! | `wanted` | from rows to what the kernel shall have. Pure |
 //! | `fairness` | who may have how much at once. Pure |
 //! | `poller` | epoll, and points in time |
 
@@ -38,11 +41,14 @@ mod fairness;
 mod host_servers;
 mod keeper;
 mod listeners;
+mod loopback;
 mod names;
 mod place;
 mod poller;
 mod protocol;
+mod rows;
 mod supervisors;
+mod wanted;
 
 pub use client::{AttachError, Attachment, Home};
 pub use keeper::KeeperError;

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 
-use isle_network::Network;
+use isle_network::{Driver, Network};
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt,
 };
@@ -28,24 +28,21 @@ pub(crate) struct Listener {
     pub(crate) streams: TcpListener,
 }
 
-/// What makes a listener another one. The bridge's number: one that was made anew has another.
-type Identity = (NetworkKey, IpAddr, u32);
-
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Listeners {
-    numbers: BTreeMap<Identity, u32>,
+    /// Which one a gateway has, and the number of the bridge that it was made for: one that was made anew has another.
+    gateways: BTreeMap<(NetworkKey, IpAddr), (u32, u32)>,
     listeners: BTreeMap<u32, Listener>,
     next: u32,
 }
 
 /// Why a gateway's port cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot answer names on {address} port {PORT}, the gateway of network {name:?}")]
+#[error("cannot answer names on {address} port {PORT}, the gateway of network {network:?}")]
 pub(crate) struct ListenError {
-    pub(crate) network: NetworkKey,
     /// The network's name.
-    name: String,
+    network: String,
     /// Its gateway.
     address: IpAddr,
     source: io::Error,
@@ -66,64 +63,60 @@ impl Listeners {
         self.listeners.get(&number)
     }
 
-    /// Listens for these networks and no others. What cannot be had is told, and tried again the next time.
-    pub(crate) fn settle<'a>(
+    /// Listens on the gateways of a network, on its bridge of this moment.
+    ///
+    /// # Errors
+    /// For the first gateway where that is not to be had; the others are listened on.
+    pub(crate) fn open_for(
         &mut self,
         poller: &Poller,
-        networks: impl Iterator<Item = (NetworkKey, &'a Network)>,
-    ) -> Vec<ListenError> {
-        let mut wanted = BTreeMap::new();
-        let mut missing = Vec::new();
-        for (key, network) in networks {
-            // The kernel has none for a macvlan network: its gateway is somebody else.
-            if !matches!(network.spec.driver, isle_network::Driver::Bridge) {
-                continue;
-            }
-            for gateway in network.gateways() {
-                let fail = |source| ListenError {
-                    network: key,
-                    name: network.name.clone(),
-                    address: gateway.addr(),
-                    source,
-                };
-                match link_number(&network.link) {
-                    Some(index) => {
-                        wanted.insert((key, gateway.addr(), index), network);
-                    }
-                    None => missing.push(fail(io::Error::other(format!(
-                        "there is no bridge {}",
-                        network.link
-                    )))),
-                }
-            }
+        key: NetworkKey,
+        network: &Network,
+    ) -> Result<(), ListenError> {
+        // The kernel has none for a macvlan network: its gateway is somebody else.
+        if !matches!(network.spec.driver, Driver::Bridge) {
+            return Ok(());
         }
+        let index = link_number(&network.link);
+        let mut result = Ok(());
+        for gateway in network.gateways() {
+            let address = gateway.addr();
+            let opened = match (index, self.gateways.get(&(key, address)).copied()) {
+                (Some(index), Some((of, _))) if of == index => Ok(()),
+                (Some(index), old) => {
+                    // Closed sockets leave the poller by themselves.
+                    self.listeners
+                        .remove(&old.map_or(u32::MAX, |(_, number)| number));
+                    self.gateways.remove(&(key, address));
+                    self.open(poller, key, address, &network.link)
+                        .map(|number| {
+                            self.gateways.insert((key, address), (index, number));
+                        })
+                }
+                (None, _) => Err(io::Error::other(format!(
+                    "there is no bridge {}",
+                    network.link
+                ))),
+            };
+            result = result.and(opened.map_err(|source| ListenError {
+                network: network.name.clone(),
+                address,
+                source,
+            }));
+        }
+        result
+    }
+
+    /// Listens no more for networks that nobody is on.
+    pub(crate) fn close(&mut self, is_used: impl Fn(NetworkKey) -> bool) {
         let listeners = &mut self.listeners;
-        self.numbers.retain(|identity, number| {
-            let stays = wanted.contains_key(identity);
+        self.gateways.retain(|(key, _), (_, number)| {
+            let stays = is_used(*key);
             if !stays {
-                // Closed sockets leave the poller by themselves.
                 listeners.remove(number);
             }
             stays
         });
-        for (identity, network) in wanted {
-            if self.numbers.contains_key(&identity) {
-                continue;
-            }
-            let (key, address, _) = identity;
-            match self.open(poller, key, address, &network.link) {
-                Ok(number) => {
-                    self.numbers.insert(identity, number);
-                }
-                Err(source) => missing.push(ListenError {
-                    network: key,
-                    name: network.name.clone(),
-                    address,
-                    source,
-                }),
-            }
-        }
-        missing
     }
 
     fn open(

@@ -92,9 +92,20 @@ impl Names {
         }
     }
 
-    /// Listens on the gateways of the networks that somebody is on.
-    pub(crate) fn settle(&mut self, poller: &Poller, directory: &Directory) -> Vec<ListenError> {
-        self.listeners.settle(poller, directory.used())
+    /// Answers on the gateways of a network from now on.
+    ///
+    /// # Errors
+    /// Where that is not to be had.
+    pub(crate) fn open(
+        &mut self,
+        poller: &Poller,
+        directory: &Directory,
+        key: NetworkKey,
+    ) -> Result<(), ListenError> {
+        match directory.network(key) {
+            Some(network) => self.listeners.open_for(poller, key, network),
+            None => Ok(()),
+        }
     }
 
     /// Something is ready that belongs to the name server.
@@ -403,11 +414,9 @@ impl Names {
     }
 
     /// Closes what belongs to networks that nobody is on any more.
-    pub(crate) fn forget_networks(
-        &mut self,
-        poller: &mut Poller,
-        is_used: impl Fn(NetworkKey) -> bool,
-    ) {
+    pub(crate) fn close_unused(&mut self, poller: &mut Poller, directory: &Directory) {
+        let is_used = |key| directory.is_used(key);
+        self.listeners.close(is_used);
         let unused =
             |(number, stream): (&u32, &Stream)| (!is_used(stream.asker.0)).then_some(*number);
         let numbers: Vec<u32> = self.streams.iter().filter_map(unused).collect();

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use isle_sys::watched::Watched;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
@@ -27,6 +28,12 @@ pub(crate) enum Token {
     Stream(u32),
     /// A question that was passed on.
     Asked(u32),
+    /// Connections come to a published port on `::1`.
+    Loopback(u32),
+    /// The end of such a connection at the host's program.
+    Near(u32),
+    /// Its end at the instance.
+    Far(u32),
 }
 
 impl Token {
@@ -40,6 +47,9 @@ impl Token {
             Token::Streams(number) => (5, number),
             Token::Stream(number) => (6, number),
             Token::Asked(number) => (7, number),
+            Token::Loopback(number) => (8, number),
+            Token::Near(number) => (9, number),
+            Token::Far(number) => (10, number),
         };
         (kind << 32) | u64::from(number)
     }
@@ -54,7 +64,10 @@ impl Token {
             4 => Token::Datagrams(number),
             5 => Token::Streams(number),
             6 => Token::Stream(number),
-            _ => Token::Asked(number),
+            7 => Token::Asked(number),
+            8 => Token::Loopback(number),
+            9 => Token::Near(number),
+            _ => Token::Far(number),
         }
     }
 }
@@ -119,6 +132,16 @@ impl Poller {
     pub(crate) fn modify(&self, fd: impl AsFd, token: Token, interest: Interest) -> io::Result<()> {
         let data = EventData::new_u64(token.encode());
         Ok(epoll::modify(&self.epoll, fd, data, interest.flags())?)
+    }
+
+    /// For a descriptor that is waited for now and then: [`Poller::watch`].
+    pub(crate) fn watched(fd: OwnedFd, token: Token) -> io::Result<Watched> {
+        Watched::new(fd, token.encode())
+    }
+
+    /// Waits for this from now on. One that nothing is wanted of is not looked at, not even whether it is gone.
+    pub(crate) fn watch(&self, watched: &mut Watched, interest: Interest) {
+        watched.watch(&self.epoll, interest.flags());
     }
 
     /// Wakes for `token` at that time, once.

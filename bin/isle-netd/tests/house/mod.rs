@@ -1,6 +1,8 @@
 //! A host of its own for a test: a network namespace with bridges and instances, a state file, a `resolv.conf` that
 //! nobody else sees. All of it goes with the test.
 
+#![allow(dead_code, reason = "not every test needs all of it")]
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};

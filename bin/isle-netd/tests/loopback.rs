@@ -1,0 +1,141 @@
+//! Published ports on `::1`, which the kernel cannot pass on.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod house;
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv6Addr, Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+
+use house::{House, Instance, is_skipped};
+use isle_network::{HostPort, Protocol, Publish};
+
+const PORT: u16 = 8080;
+
+/// The sockets that keep the port are the supervisor's.
+fn publish(house: &House, instance: &mut Instance) -> Vec<OwnedFd> {
+    let publish = Publish {
+        protocol: Protocol::Tcp,
+        port: 80,
+        host: None,
+        host_port: HostPort::Within(PORT, PORT),
+    };
+    let published = house.database.write(|transaction| {
+        isle_network::publish(transaction, &instance.id, std::slice::from_ref(&publish))
+    });
+    let held = published
+        .unwrap()
+        .into_iter()
+        .flat_map(|(_, held)| held)
+        .collect();
+    instance.attachment.changed().unwrap();
+    held
+}
+
+/// Sends back what it gets, turned over, when it has all of it.
+fn serve(instance: &Instance, address: &str) {
+    std::thread::scope(|scope| {
+        let listener = scope.spawn(|| {
+            instance.enter();
+            TcpListener::bind((address, 80)).unwrap()
+        });
+        let listener = listener.join().unwrap();
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                let mut all = Vec::new();
+                if stream.read_to_end(&mut all).is_ok() {
+                    all.reverse();
+                    let _ = stream.write_all(&all);
+                }
+            }
+        });
+    });
+}
+
+fn ask(bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect((Ipv6Addr::LOCALHOST, PORT)).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let mut answer = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            writer.write_all(bytes).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        stream.read_to_end(&mut answer).unwrap();
+    });
+    answer
+}
+
+#[test]
+fn a_published_port_answers_on_the_loopback_address_of_ipv6() {
+    if is_skipped() {
+        return;
+    }
+    for (subnets, address) in [
+        (&["10.81.0.0/24"][..], "10.81.0.2"),
+        (&["10.81.0.0/24", "fd81::/64"][..], "fd81::2"),
+    ] {
+        // A thread can be in one house.
+        std::thread::scope(|scope| scope.spawn(|| check(subnets, address)).join().unwrap());
+    }
+}
+
+fn check(subnets: &[&str], address: &str) {
+    let mut house = House::new("");
+    let front = house.network("front", subnets, false);
+    let mut web = house.instance(1, &[&front], &["web"]);
+    let refused = TcpStream::connect((Ipv6Addr::LOCALHOST, PORT)).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    let held = publish(&house, &mut web);
+    serve(&web, address);
+
+    assert_eq!(ask(b"abc"), b"cba");
+    let much: Vec<u8> = (0..8_000_000_u32)
+        .map(|number| (number % 251) as u8)
+        .collect();
+    let mut answer = ask(&much);
+    answer.reverse();
+    assert!(answer == much);
+    std::thread::scope(|scope| {
+        for number in 0..40_u8 {
+            scope.spawn(move || assert_eq!(ask(&[number, 0]), [0, number]));
+        }
+    });
+
+    // Taken back: nobody listens any more.
+    let gone = house
+        .database
+        .write(|transaction| isle_network::unpublish(transaction, &web.id, None));
+    gone.unwrap();
+    web.attachment.changed().unwrap();
+    let refused = TcpStream::connect((Ipv6Addr::LOCALHOST, PORT)).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    drop(held);
+}
+
+#[test]
+fn a_port_that_somebody_else_has_is_told() {
+    if is_skipped() {
+        return;
+    }
+    let mut house = House::new("");
+    let front = house.network("front", &["10.81.0.0/24"], false);
+    let mut web = house.instance(1, &[&front], &["web"]);
+    let held = publish(&house, &mut web);
+    let gone = house
+        .database
+        .write(|transaction| isle_network::unpublish(transaction, &web.id, None));
+    gone.unwrap();
+    web.attachment.changed().unwrap();
+    drop(held);
+    let _taken = TcpListener::bind((Ipv6Addr::LOCALHOST, PORT)).unwrap();
+    let insert = house.database.connection().execute(
+        "INSERT INTO network_publication VALUES ('tcp', '', 8080, ?1, 80)",
+        [&web.id],
+    );
+    assert_eq!(insert.unwrap(), 1);
+    let error = web.attachment.changed().unwrap_err();
+    assert!(error.to_string().contains("port 8080 on ::1"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("ss -ltnp")));
+}

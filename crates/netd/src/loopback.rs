@@ -1,0 +1,325 @@
+//! Published ports on `::1`. The kernel passes on what is for `127.0.0.1` (`route_localnet`), but has nothing like it
+//! for IPv6: connections of the host's own programs to `::1` are taken here and copied. Nothing from elsewhere comes
+//! this way.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+
+use isle_sys::watched::Watched;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, Shutdown, SocketFlags, SocketType, bind, connect, listen, shutdown, socket_with,
+    sockopt,
+};
+use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+
+use crate::fairness::{Shares, Verdict};
+use crate::poller::{Interest, Poller, Ready, Token};
+
+/// Connections to one port, and all together. Each has six descriptors.
+const EACH: usize = 128;
+const ALL: usize = 512;
+const BACKLOG: i32 = 64;
+/// What a pipe holds.
+const ROOM: usize = 64 * 1024;
+/// Pieces that are copied before others have their turn.
+const AT_ONCE: usize = 8;
+
+/// Why a port of `::1` cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot publish port {port} on ::1")]
+pub(crate) struct LoopbackError {
+    port: u16,
+    source: io::Error,
+}
+
+impl LoopbackError {
+    pub(crate) fn hint(&self) -> Option<String> {
+        (self.source.kind() == io::ErrorKind::AddrInUse).then(|| {
+            let LoopbackError { port, .. } = self;
+            format!("another program of the host has it: see `ss -ltnp sport = {port}`, or publish another port")
+        })
+    }
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Loopback {
+    ports: BTreeMap<u32, Port>,
+    /// By instance: the ports and where they lead.
+    instances: BTreeMap<String, BTreeMap<u16, (SocketAddr, u32)>>,
+    pairs: BTreeMap<u32, Pair>,
+    shares: Shares<u32>,
+    next: u32,
+}
+
+#[derive(Debug)]
+struct Port {
+    listener: TcpListener,
+    to: SocketAddr,
+}
+
+/// A connection and its continuation.
+#[derive(Debug)]
+struct Pair {
+    near: Watched,
+    far: Watched,
+    is_connected: bool,
+    there: Flow,
+    back: Flow,
+    port: u32,
+}
+
+/// One direction.
+#[derive(Debug)]
+struct Flow {
+    inlet: OwnedFd,
+    outlet: OwnedFd,
+    /// Bytes in the pipe.
+    held: usize,
+    /// The sender has nothing more.
+    has_ended: bool,
+    /// And the receiver knows.
+    is_done: bool,
+}
+
+impl Loopback {
+    pub(crate) fn new() -> Loopback {
+        Loopback {
+            ports: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            pairs: BTreeMap::new(),
+            shares: Shares::new(EACH, ALL),
+            next: 0,
+        }
+    }
+
+    /// These are an instance's ports from now on. Connections that are there stay.
+    ///
+    /// # Errors
+    /// For the first port that cannot be had; the others are taken.
+    pub(crate) fn set(
+        &mut self,
+        poller: &Poller,
+        instance: &str,
+        wanted: &BTreeMap<u16, SocketAddr>,
+    ) -> Result<(), LoopbackError> {
+        if wanted.is_empty() && !self.instances.contains_key(instance) {
+            return Ok(());
+        }
+        let mut known = self.instances.remove(instance).unwrap_or_default();
+        known.retain(|port, (to, number)| {
+            let stays = wanted.get(port) == Some(to);
+            if !stays {
+                self.ports.remove(number);
+            }
+            stays
+        });
+        let mut result = Ok(());
+        for (&port, &to) in wanted {
+            if known.contains_key(&port) {
+                continue;
+            }
+            match self.open(poller, port, to) {
+                Ok(Some(number)) => drop(known.insert(port, (to, number))),
+                // A kernel without IPv6 has no `::1`.
+                Ok(None) => {}
+                Err(source) => result = result.and(Err(LoopbackError { port, source })),
+            }
+        }
+        if !known.is_empty() {
+            self.instances.insert(instance.to_owned(), known);
+        }
+        result
+    }
+
+    /// Forgets the ports of instances that are not there.
+    pub(crate) fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
+        let ports = &mut self.ports;
+        self.instances.retain(|instance, known| {
+            let stays = is_there(instance);
+            if !stays {
+                for (_, number) in known.values() {
+                    ports.remove(number);
+                }
+            }
+            stays
+        });
+    }
+
+    fn open(&mut self, poller: &Poller, port: u16, to: SocketAddr) -> io::Result<Option<u32>> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = match socket_with(AddressFamily::INET6, SocketType::STREAM, flags, None) {
+            Err(Errno::AFNOSUPPORT) => return Ok(None),
+            socket => socket?,
+        };
+        sockopt::set_ipv6_v6only(&socket, true)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        match bind(&socket, &SocketAddr::from((Ipv6Addr::LOCALHOST, port))) {
+            Err(Errno::ADDRNOTAVAIL) => return Ok(None),
+            bound => bound?,
+        }
+        listen(&socket, BACKLOG)?;
+        let number = self.number();
+        poller.add(socket.as_fd(), Token::Loopback(number), Interest::READ)?;
+        let listener = TcpListener::from(socket);
+        self.ports.insert(number, Port { listener, to });
+        Ok(Some(number))
+    }
+
+    fn number(&mut self) -> u32 {
+        self.next = self.next.wrapping_add(1);
+        self.next
+    }
+
+    /// Something is ready.
+    pub(crate) fn ready(&mut self, poller: &Poller, ready: Ready) {
+        match ready.token {
+            Token::Loopback(number) => self.accept(poller, number),
+            Token::Near(number) | Token::Far(number) => self.copy(poller, number),
+            _ => {}
+        }
+    }
+
+    fn accept(&mut self, poller: &Poller, number: u32) {
+        while let Some(port) = self.ports.get(&number) {
+            let Ok((near, _)) = port.listener.accept() else {
+                return;
+            };
+            let to = port.to;
+            match self.shares.ask(number) {
+                Verdict::Yes => {}
+                Verdict::After(other) => {
+                    let oldest = self.pairs.iter().find(|(_, pair)| pair.port == other);
+                    if let Some(oldest) = oldest.map(|(oldest, _)| *oldest) {
+                        self.close(oldest);
+                    }
+                }
+                // Hung up upon.
+                Verdict::No => continue,
+            }
+            let pair = self.number();
+            // One that cannot be continued ends, as it would where nobody listens.
+            if let Ok(made) = Pair::new(pair, number, near.into(), to) {
+                self.shares.take(number);
+                self.pairs.insert(pair, made);
+                self.copy(poller, pair);
+            }
+        }
+    }
+
+    fn copy(&mut self, poller: &Poller, number: u32) {
+        let Some(pair) = self.pairs.get_mut(&number) else {
+            return;
+        };
+        match pair.copy(poller) {
+            Ok(()) if !(pair.there.is_done && pair.back.is_done) => {}
+            _ => self.close(number),
+        }
+    }
+
+    fn close(&mut self, number: u32) {
+        if let Some(pair) = self.pairs.remove(&number) {
+            self.shares.release(pair.port);
+        }
+    }
+}
+
+impl Pair {
+    fn new(number: u32, port: u32, near: OwnedFd, to: SocketAddr) -> io::Result<Pair> {
+        let family = match to {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let far = socket_with(family, SocketType::STREAM, flags, None)?;
+        let is_connected = match connect(&far, &to) {
+            Ok(()) => true,
+            Err(Errno::INPROGRESS) => false,
+            Err(error) => return Err(error.into()),
+        };
+        // What is small goes at once, as it does where the kernel passes it on.
+        sockopt::set_tcp_nodelay(&near, true)?;
+        sockopt::set_tcp_nodelay(&far, true)?;
+        Ok(Pair {
+            near: Poller::watched(near, Token::Near(number))?,
+            far: Poller::watched(far, Token::Far(number))?,
+            is_connected,
+            there: Flow::new()?,
+            back: Flow::new()?,
+            port,
+        })
+    }
+
+    /// Copies what can be copied, and waits for what comes next.
+    fn copy(&mut self, poller: &Poller) -> io::Result<()> {
+        if !self.is_connected {
+            sockopt::socket_error(&self.far.fd)??;
+            self.is_connected = rustix::net::getpeername(&self.far.fd).is_ok();
+        }
+        if self.is_connected {
+            self.there.copy(&self.near.fd, &self.far.fd)?;
+            self.back.copy(&self.far.fd, &self.near.fd)?;
+        }
+        let near = Interest {
+            read: self.is_connected && self.there.wants_more(),
+            write: self.back.held > 0,
+        };
+        let far = Interest {
+            read: self.is_connected && self.back.wants_more(),
+            write: !self.is_connected || self.there.held > 0,
+        };
+        poller.watch(&mut self.near, near);
+        poller.watch(&mut self.far, far);
+        Ok(())
+    }
+}
+
+impl Flow {
+    fn new() -> io::Result<Flow> {
+        let (outlet, inlet) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok(Flow {
+            inlet,
+            outlet,
+            held: 0,
+            has_ended: false,
+            is_done: false,
+        })
+    }
+
+    /// The pipe is emptied first: how much it takes depends on how the bytes came.
+    fn wants_more(&self) -> bool {
+        self.held == 0 && !self.has_ended
+    }
+
+    fn copy(&mut self, from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        for _ in 0..AT_ONCE {
+            if self.wants_more() {
+                match splice(from, None, &self.inlet, None, ROOM, flags) {
+                    Ok(0) => self.has_ended = true,
+                    Ok(count) => self.held = count,
+                    Err(Errno::AGAIN) => return Ok(()),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if self.held > 0 {
+                match splice(&self.outlet, None, to, None, self.held, flags) {
+                    Ok(count) => self.held -= count,
+                    Err(Errno::AGAIN) => return Ok(()),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if self.has_ended && self.held == 0 {
+                if !self.is_done {
+                    self.is_done = true;
+                    shutdown(to, Shutdown::Write)?;
+                }
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
