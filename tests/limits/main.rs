@@ -6,8 +6,7 @@ use isle_tests::{Level, Need, World, wait_for};
 
 isle_tests::stories! {
     out_of_memory_is_137_and_said_so [Need::CgroupMemory],
-    // The agent tells of it with the end of a process, and does not yet by itself.
-    lack_of_memory_is_told_when_it_happens [Need::Isle, Need::CgroupMemory, Need::Only(Level::Container)],
+    lack_of_memory_is_told_when_it_happens [Need::Isle, Need::CgroupMemory],
     the_memory_limit_is_the_kernels [Need::CgroupMemory],
     a_fork_bomb_stays_inside [Need::CgroupPids],
     cpu_limits_are_the_kernels [Need::CgroupCpu, Need::Only(Level::Container)],

@@ -54,4 +54,4 @@ pub use error::Error;
 pub use group::Cgroup;
 pub use layout::{Hierarchy, Layout, Version};
 pub use oom::OomWatch;
-pub use stats::Stats;
+pub use stats::{OutOfMemory, Stats};

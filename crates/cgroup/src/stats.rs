@@ -30,6 +30,16 @@ pub struct Stats {
     pub pids: u64,
 }
 
+/// What lack of memory has led to in a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// Times the kernel killed a process.
+    pub kills: u64,
+    /// The group has been at its own limit; else it was the memory of the whole machine that ran out. Version 1 tells
+    /// so as well of a limit that was kept by dropping page cache.
+    pub was_at_limit: bool,
+}
+
 impl Cgroup {
     /// One reading.
     ///
@@ -69,14 +79,33 @@ impl Cgroup {
     /// # Errors
     /// When the group is gone.
     pub fn oom_kills(&self) -> Result<u64, Error> {
+        Ok(self.out_of_memory()?.kills)
+    }
+
+    /// What lack of memory has led to here.
+    ///
+    /// # Errors
+    /// When the group is gone.
+    pub fn out_of_memory(&self) -> Result<OutOfMemory, Error> {
         let Some(directory) = self.enabled("memory", "memory.events") else {
-            return Ok(0);
+            return Ok(OutOfMemory::default());
         };
-        let text = match directory.version {
-            Version::V1 => directory.read("memory.oom_control")?,
-            Version::V2 => directory.read("memory.events")?,
-        };
-        Ok(keyed(&text, "oom_kill"))
+        Ok(match directory.version {
+            Version::V1 => OutOfMemory {
+                kills: keyed(&directory.read("memory.oom_control")?, "oom_kill"),
+                // Failed charges (`failcnt`) are not counted when it is swap and memory together that is limited.
+                was_at_limit: ["memory", "memory.memsw"]
+                    .iter()
+                    .any(|counter| has_reached_limit(directory, counter)),
+            },
+            Version::V2 => {
+                let events = directory.read("memory.events")?;
+                OutOfMemory {
+                    kills: keyed(&events, "oom_kill"),
+                    was_at_limit: keyed(&events, "oom") > 0,
+                }
+            }
+        })
     }
 
     /// The directory of a controller, if version 2 has it enabled in this group.
@@ -145,6 +174,19 @@ fn io_v2(directory: &Directory, stats: &mut Stats) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Whether a counter of version 1 has ever been at its limit, but for what the kernel charges in one go.
+fn has_reached_limit(directory: &Directory, counter: &str) -> bool {
+    const CHARGED_AT_ONCE: u64 = 64 * 4096;
+    let read = |file: &str| {
+        let text = directory.read(&format!("{counter}.{file}"));
+        text.ok().map(|text| number(&text))
+    };
+    match (read("max_usage_in_bytes"), read("limit_in_bytes")) {
+        (Some(most), Some(limit)) => most.saturating_add(CHARGED_AT_ONCE) >= limit,
+        _ => false,
+    }
 }
 
 fn number(text: &str) -> u64 {

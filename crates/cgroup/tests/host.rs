@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use isle_cgroup::{Cgroup, Error, Layout, Version};
+use isle_cgroup::{Cgroup, Error, Layout, OutOfMemory, Version};
 use oci_spec::runtime::LinuxResources;
 
 /// The group above a test's groups; removed when the test ends.
@@ -354,6 +354,32 @@ fn running_out_of_memory_is_counted_and_told() {
     let stats = group.stats().unwrap();
     assert_eq!(stats.oom_kills, 1);
     assert_eq!(stats.memory_limit_bytes, Some(8_388_608));
+}
+
+#[test]
+fn whose_memory_ran_out_is_known() {
+    let Some(ground) = Ground::new("whose_memory_ran_out_is_known") else {
+        return;
+    };
+    if ground.layout.hierarchy("memory").is_none() {
+        eprintln!("SKIPPED: no memory controller");
+        return;
+    }
+    let limit = r#"{"memory": {"limit": 8388608, "swap": 8388608}}"#;
+    // The limit is the group's own, or that of what it is in, as that of a host is.
+    let own = ground.group("own", limit).unwrap();
+    let _parent = ground.group("parent", limit).unwrap();
+    let inner = ground.group("parent/inner", "{}").unwrap();
+    for (group, was_at_limit) in [(&own, true), (&inner, false)] {
+        assert_eq!(group.out_of_memory().unwrap(), OutOfMemory::default());
+        let mut child = process_in(group, "x=x; while :; do x=$x$x; done");
+        assert!(!child.wait().unwrap().success());
+        let expected = OutOfMemory {
+            kills: 1,
+            was_at_limit,
+        };
+        assert_eq!(group.out_of_memory().unwrap(), expected);
+    }
 }
 
 #[test]

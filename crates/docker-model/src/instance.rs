@@ -104,7 +104,7 @@ mod tests {
         OnUnhealthy, ProcessConfig, Resources, RestartPolicy, Security, Ulimit, VolumeMount,
     };
     use isle_engine::state::{
-        Exit, ExitReason, Health, HealthResult, HealthStatus, InstanceState, Status,
+        Exit, ExitReason, Health, HealthResult, HealthStatus, InstanceState, MemoryOf, Status,
     };
     use isle_types::{ByteSize, InstanceId};
 
@@ -138,7 +138,9 @@ mod tests {
                 finished_at: Some("2026-11-21T10:01:01Z".parse().unwrap()),
                 exit: Some(Exit {
                     code: 137,
-                    reason: ExitReason::OutOfMemory,
+                    reason: ExitReason::OutOfMemory {
+                        whose: Some(MemoryOf::Instance),
+                    },
                 }),
                 restart_count: 2,
                 is_stopped_by_user: false,

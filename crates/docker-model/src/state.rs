@@ -1,6 +1,6 @@
 //! `State` of `inspect`.
 
-use isle_engine::state::{ExitReason, Health, InstanceState, Status};
+use isle_engine::state::{ExitReason, Health, InstanceState, MemoryOf, Status};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -14,11 +14,13 @@ fn time(time: Option<Timestamp>) -> String {
 }
 
 pub fn state(state: &InstanceState) -> Value {
-    let is_oom = matches!(
-        state.exit.as_ref().map(|exit| &exit.reason),
-        Some(ExitReason::OutOfMemory)
-    );
-    let error = match state.exit.as_ref().map(|exit| &exit.reason) {
+    let reason = state.exit.as_ref().map(|exit| &exit.reason);
+    let is_oom = matches!(reason, Some(ExitReason::OutOfMemory { .. }));
+    let error = match reason {
+        // As Docker, which says nothing when it is the limit that was asked for.
+        Some(ExitReason::OutOfMemory { whose: Some(whose) }) if *whose != MemoryOf::Instance => {
+            whose.explanation().0
+        }
         Some(ExitReason::CouldNotStart { message } | ExitReason::Crashed { message }) => {
             message.as_str()
         }
@@ -37,7 +39,7 @@ pub fn state(state: &InstanceState) -> Value {
         Status::Running | Status::Paused => 0,
         _ => state.exit.as_ref().map_or(0, |exit| exit.code),
     };
-    json!({
+    let mut value = json!({
         "Status": status::word(state.status),
         "Running": is_up,
         "Paused": state.status == Status::Paused,
@@ -50,7 +52,11 @@ pub fn state(state: &InstanceState) -> Value {
         "StartedAt": time(state.started_at),
         "FinishedAt": time(state.finished_at),
         "Health": state.health.as_ref().map(health),
-    })
+    });
+    if let Some(ExitReason::OutOfMemory { whose: Some(whose) }) = reason {
+        value["OutOfMemory"] = json!(whose.word());
+    }
+    value
 }
 
 fn health(health: &Health) -> Value {

@@ -1,6 +1,6 @@
 //! The STATUS column: `Up 3 minutes (healthy)`, `Exited (0) 2 hours ago`.
 
-use isle_engine::state::{HealthStatus, InstanceState, Status};
+use isle_engine::state::{ExitReason, HealthStatus, InstanceState, MemoryOf, Status};
 use isle_format::human;
 use jiff::Timestamp;
 
@@ -17,7 +17,7 @@ pub fn text(state: &InstanceState, now: Timestamp) -> String {
         Status::Created => "Created".to_owned(),
         Status::Paused => format!("{} (Paused)", up()),
         Status::Restarting => format!("Restarting ({code}) {}", ended_ago()),
-        Status::Exited => format!("Exited ({code}) {}", ended_ago()),
+        Status::Exited => format!("Exited ({code}) {}{}", ended_ago(), out_of_memory(state)),
         Status::Removing => "Removal In Progress".to_owned(),
         Status::Running => match state.health.as_ref().map(|health| health.status) {
             None => up(),
@@ -25,6 +25,17 @@ pub fn text(state: &InstanceState, now: Timestamp) -> String {
             Some(HealthStatus::Healthy) => format!("{} (healthy)", up()),
             Some(HealthStatus::Unhealthy) => format!("{} (unhealthy)", up()),
         },
+    }
+}
+
+/// Which memory ran out, when that has ended it and it was not the instance's own limit, which is what Docker means by
+/// code 137.
+fn out_of_memory(state: &InstanceState) -> String {
+    match state.exit.as_ref().map(|exit| &exit.reason) {
+        Some(ExitReason::OutOfMemory {
+            whose: Some(whose), ..
+        }) if *whose != MemoryOf::Instance => format!(" (out of memory: {})", whose.word()),
+        _ => String::new(),
     }
 }
 

@@ -234,8 +234,12 @@ pub enum ExitReason {
         /// Which.
         signal: Signal,
     },
-    /// The kernel ended it because it used more memory than it was given.
-    OutOfMemory,
+    /// A kernel ended it because memory ran out.
+    OutOfMemory {
+        /// Whose memory; `None` when nobody can say.
+        #[serde(default)]
+        whose: Option<MemoryOf>,
+    },
     /// It never ran.
     CouldNotStart {
         /// What failed, on what, and why.
@@ -250,6 +254,56 @@ pub enum ExitReason {
     },
     /// The host was restarted under it.
     HostRebooted,
+}
+
+/// Whose memory ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemoryOf {
+    /// The instance's own: it has reached its limit (`--memory`).
+    Instance,
+    /// The virtual machine's, of which the instance has the most.
+    Guest,
+    /// The hypervisor's: it has reached the limit that the host sets it.
+    Hypervisor,
+    /// The host's.
+    Host,
+}
+
+impl MemoryOf {
+    /// One word, for lists.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            MemoryOf::Instance => "instance",
+            MemoryOf::Guest => "guest",
+            MemoryOf::Hypervisor => "hypervisor",
+            MemoryOf::Host => "host",
+        }
+    }
+
+    /// What happened, and what to do about it.
+    #[must_use]
+    pub const fn explanation(self) -> (&'static str, &'static str) {
+        match self {
+            MemoryOf::Instance => (
+                "the instance has used all that --memory gives it",
+                "raise --memory",
+            ),
+            MemoryOf::Guest => (
+                "the virtual machine has used all its memory",
+                "give it more with --memory",
+            ),
+            MemoryOf::Hypervisor => (
+                "the hypervisor has used more than the host gives it beside the machine's own memory",
+                "raise --memory",
+            ),
+            MemoryOf::Host => (
+                "the host has no memory left",
+                "end something else, or limit others with --memory",
+            ),
+        }
+    }
 }
 
 /// What the health check says.

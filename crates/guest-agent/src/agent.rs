@@ -4,11 +4,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use isle_cgroup::Cgroup;
+use isle_cgroup::{Cgroup, OomWatch};
 use isle_guest_protocol::frame::{Frame, Inbox, MAX_PIECE, kind, piece};
 use isle_guest_protocol::{
-    Ack, Failure, FailureKind, Hello, MAX_TASKS, Next, Reply, Request, Stream, VERSION, Welcome,
-    WindowSize, decode,
+    Ack, Failure, FailureKind, Hello, MAX_TASKS, MemoryKills, Next, Reply, Request, Stream,
+    VERSION, Welcome, WindowSize, decode,
 };
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
@@ -24,6 +24,7 @@ use crate::{control_group, helper, lists, prepare, shutdown, stats};
 
 const PORT: u64 = 0;
 const CHILDREN: u64 = 1;
+const MEMORY: u64 = 2;
 /// Tokens of streams begin here.
 const STREAMS: u64 = 4;
 const SIGCHLD: i32 = 17;
@@ -50,14 +51,18 @@ pub struct Agent {
     pub(crate) port: Port,
     pub(crate) epoll: OwnedFd,
     children: OwnedFd,
+    /// `None` where the kernel does not tell; then it is told with the end of a process.
+    memory: Option<OomWatch>,
     pub(crate) place: Place,
     pub(crate) tasks: Tasks,
     /// The outcome of [`Request::Prepare`].
     prepared: Option<Result<(), Failure>>,
     pub(crate) files: Files,
     pub(crate) workload: Option<Workload>,
-    /// Kills for lack of memory that were told with the end of a process.
+    /// Kills for lack of memory that the end of a process was found to be one of.
     pub(crate) oom_kills: u64,
+    /// Kills for lack of memory that this host end was told of as they happened.
+    oom_kills_told: u64,
     pub(crate) buffer: Vec<u8>,
     is_over: bool,
 }
@@ -80,16 +85,23 @@ impl Agent {
             EventData::new_u64(CHILDREN),
             EventFlags::IN,
         )?;
+        let memory = place.cgroup.as_ref();
+        let memory = memory.and_then(|cgroup| cgroup.watch_oom().unwrap_or(None));
+        if let Some(memory) = &memory {
+            epoll::add(&epoll, memory, EventData::new_u64(MEMORY), EventFlags::IN)?;
+        }
         Ok(Agent {
             port,
             epoll,
             children,
+            memory,
             place,
             tasks: Tasks::new(),
             prepared: None,
             files: Files::default(),
             workload: None,
             oom_kills: 0,
+            oom_kills_told: 0,
             buffer: vec![0; 32 << 10],
             is_over: false,
         })
@@ -121,6 +133,12 @@ impl Agent {
                     CHILDREN => {
                         let _ = rustix::io::read(&self.children, &mut self.buffer[..128]);
                         self.collect();
+                    }
+                    MEMORY => {
+                        if let Some(memory) = &self.memory {
+                            memory.acknowledge();
+                        }
+                        self.tell_memory_kills();
                     }
                     token => self.stream_ready(token - STREAMS),
                 }
@@ -261,6 +279,21 @@ impl Agent {
         self.port.put(kind::WELCOME, 0, &welcome);
         // One of another version would misunderstand what else there is to say.
         self.port.is_greeted = hello.version == VERSION;
+        self.oom_kills_told = 0;
+        self.tell_memory_kills();
+    }
+
+    /// Tells the host what it has not heard yet of kills for lack of memory.
+    fn tell_memory_kills(&mut self) {
+        let memory = control_group::out_of_memory(self.place.cgroup.as_ref());
+        if memory.kills > self.oom_kills_told && self.port.is_greeted {
+            self.oom_kills_told = memory.kills;
+            let kills = MemoryKills {
+                kills: memory.kills,
+                out_of_memory: control_group::whose(memory),
+            };
+            self.port.put(kind::OUT_OF_MEMORY, 0, &kills);
+        }
     }
 
     fn answer(&mut self, request: Request) -> Result<Reply, Failure> {

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Seek};
 
-use isle_guest_protocol::{End, Ended, Failure, FailureKind, MAX_FAILURE, OutOfMemory, WORKLOAD};
+use isle_guest_protocol::{End, Ended, Failure, FailureKind, MAX_FAILURE, WORKLOAD};
 use rustix::process::{WaitOptions, WaitStatus, wait};
 
 use crate::{Agent, control_group};
@@ -32,10 +32,7 @@ impl Agent {
         };
         let is_killed = end == End::Signal(9) && !task.was_killed;
         let out_of_memory =
-            (is_killed && memory.kills > self.oom_kills).then_some(match memory.at_limit {
-                true => OutOfMemory::Instance,
-                false => OutOfMemory::Guest,
-            });
+            (is_killed && memory.kills > self.oom_kills).then(|| control_group::whose(memory));
         let end = match &mut task.complaint {
             Some(complaint) => outcome(end, complaint),
             None => end,

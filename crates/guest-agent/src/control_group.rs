@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use isle_cgroup::{Cgroup, Hierarchy, Layout, Version};
+use isle_cgroup::{Cgroup, Hierarchy, Layout, OutOfMemory, Version};
 use isle_guest_protocol::{Failure, FailureKind, Limit, LimitFallback, Reply};
 
 use crate::failure::failed;
@@ -138,29 +138,15 @@ pub(crate) fn current(cgroup: Option<&Cgroup>) -> Result<Reply, Failure> {
 }
 
 /// What lack of memory has led to so far.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct OutOfMemory {
-    /// Kills.
-    pub(crate) kills: u64,
-    /// The instance's own limit was ever reached; else it was the memory of the guest.
-    pub(crate) at_limit: bool,
+pub(crate) fn out_of_memory(cgroup: Option<&Cgroup>) -> OutOfMemory {
+    let found = cgroup.map(Cgroup::out_of_memory);
+    found.and_then(Result::ok).unwrap_or_default()
 }
 
-/// Reads `memory.events`, see cgroup-v2.rst.
-pub(crate) fn out_of_memory(cgroup: Option<&Cgroup>) -> OutOfMemory {
-    let mut memory = OutOfMemory::default();
-    let Ok(directory) = directory(cgroup) else {
-        return memory;
-    };
-    let events = fs::read_to_string(directory.join("memory.events")).unwrap_or_default();
-    for line in events.lines() {
-        let (name, count) = line.split_once(' ').unwrap_or_default();
-        let count = count.parse().unwrap_or(0);
-        match name {
-            "oom" => memory.at_limit = count > 0,
-            "oom_kill" => memory.kills = count,
-            _ => {}
-        }
+/// Whose memory it was.
+pub(crate) fn whose(memory: OutOfMemory) -> isle_guest_protocol::OutOfMemory {
+    match memory.was_at_limit {
+        true => isle_guest_protocol::OutOfMemory::Instance,
+        false => isle_guest_protocol::OutOfMemory::Guest,
     }
-    memory
 }

@@ -51,6 +51,8 @@ pub mod kind {
     pub const ENDED: u8 = 20;
     /// Agent to host: why the agent cannot go on, as text.
     pub const LAST_WORDS: u8 = 21;
+    /// Agent to host: [`MemoryKills`](crate::MemoryKills), as they happen.
+    pub const OUT_OF_MEMORY: u8 = 22;
 }
 
 /// The beginning of a frame.
@@ -90,7 +92,7 @@ impl Header {
     /// [`FrameError`]
     pub fn decode(bytes: [u8; HEADER]) -> Result<Header, FrameError> {
         let [kind, flags, l0, l1, i0, i1, i2, i3] = bytes;
-        if !matches!(kind, kind::HELLO..=kind::ACK | kind::WELCOME..=kind::LAST_WORDS) {
+        if !matches!(kind, kind::HELLO..=kind::ACK | kind::WELCOME..=kind::OUT_OF_MEMORY) {
             return Err(FrameError::Kind(kind));
         }
         if flags & !MORE != 0 {

@@ -57,9 +57,9 @@ pub use assembly::{Assembly, AssemblyError};
 pub use bytes::Bytes;
 pub use message::{
     Ack, Clock, DecodeError, Disk, End, Ended, Exec, Failure, FailureKind, File, Hello, Limit,
-    LimitFallback, Network, NetworkAddress, NetworkRoute, OutOfMemory, PathStat, Prepare, ReadTree,
-    Reply, Request, Root, Shares, Start, Stats, Stdio, Stream, TaskState, Tree, UserRequest,
-    Welcome, WindowSize, Writable, WriteTree, decode, encode,
+    LimitFallback, MemoryKills, Network, NetworkAddress, NetworkRoute, OutOfMemory, PathStat,
+    Prepare, ReadTree, Reply, Request, Root, Shares, Start, Stats, Stdio, Stream, TaskState, Tree,
+    UserRequest, Welcome, WindowSize, Writable, WriteTree, decode, encode,
 };
 pub use window::{Incoming, Next, Outgoing, WindowError};
 

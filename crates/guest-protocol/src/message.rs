@@ -554,6 +554,15 @@ pub enum End {
     Failed(Failure),
 }
 
+/// That the guest's kernel has killed something of the instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryKills {
+    /// Times so far.
+    pub kills: u64,
+    /// What lack of memory it was.
+    pub out_of_memory: OutOfMemory,
+}
+
 /// Whose memory was used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OutOfMemory {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use isle_guest_protocol::frame::{self, Frame, Inbox, NONCE, kind};
 use isle_guest_protocol::{
-    Ack, Assembly, Ended, Hello, MAX_REPLY, Next, Reply, Request, Stream, VERSION, Welcome, decode,
-    encode,
+    Ack, Assembly, Ended, Hello, MAX_REPLY, MemoryKills, Next, OutOfMemory, Reply, Request, Stream,
+    VERSION, Welcome, decode, encode,
 };
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -64,6 +64,9 @@ pub struct Connection {
     pub(crate) tasks: Tasks,
     pub(crate) next_task: u32,
     pub(crate) oom_kills: u64,
+    pub(crate) out_of_memory: Option<OutOfMemory>,
+    /// Kills were told of that [`Connection::take_memory_kills`] has not been asked about.
+    pub(crate) has_memory_kills: bool,
     patience: Duration,
     /// Why it has ended.
     end: Option<Error>,
@@ -125,6 +128,8 @@ impl Connection {
             tasks: Tasks::new(),
             next_task: isle_guest_protocol::WORKLOAD + 1,
             oom_kills: 0,
+            out_of_memory: None,
+            has_memory_kills: false,
             patience: PATIENCE,
             end: None,
         })
@@ -313,11 +318,19 @@ impl Connection {
                     )));
                 };
                 self.oom_kills = self.oom_kills.max(ended.oom_kills);
+                self.out_of_memory = ended.out_of_memory.or(self.out_of_memory);
                 task.ended = Some(ended);
                 if let Some(inlet) = &mut task.stdin {
                     inlet.close(&self.epoll);
                 }
                 task.tell_end();
+                Ok(())
+            }
+            kind::OUT_OF_MEMORY => {
+                let kills: MemoryKills = decode(frame.payload).map_err(Error::protocol)?;
+                self.has_memory_kills |= kills.kills > self.oom_kills;
+                self.oom_kills = self.oom_kills.max(kills.kills);
+                self.out_of_memory = Some(kills.out_of_memory);
                 Ok(())
             }
             kind::LAST_WORDS => Err(Error::Agent {

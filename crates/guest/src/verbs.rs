@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use isle_cgroup::plan::Current;
 use isle_guest_protocol::records::{self, Change, Process};
 use isle_guest_protocol::{
-    Bytes, Clock, End, Ended, Failure, FailureKind, PathStat, Prepare, ReadTree, Reply, Request,
-    Root, Stats, Stdio as WireStdio, Stream, TaskState, Tree, WORKLOAD, Welcome, WindowSize,
-    WriteTree,
+    Bytes, Clock, End, Ended, Failure, FailureKind, OutOfMemory, PathStat, Prepare, ReadTree,
+    Reply, Request, Root, Stats, Stdio as WireStdio, Stream, TaskState, Tree, WORKLOAD, Welcome,
+    WindowSize, WriteTree,
 };
 use isle_types::Signal;
 use oci_spec::runtime::LinuxResources;
@@ -269,6 +269,16 @@ impl Connection {
         let _ = self.tend();
     }
 
+    /// Sends `SIGKILL` to the process of a task.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when it has ended; when the guest does not answer: then the virtual machine itself is to be
+    /// ended.
+    pub fn kill(&mut self, id: u32) -> Result<(), Error> {
+        let signal = Signal::KILL.number() as u8;
+        self.order(&Request::Signal { task: id, signal })
+    }
+
     /// Kills every process of the instance; they have ended or are ending when this returns.
     ///
     /// # Errors
@@ -298,10 +308,22 @@ impl Connection {
     }
 
     /// Times that the guest's kernel killed something of the instance for lack of memory, as far as the guest has
-    /// told: with each end of a process, and with [`Connection::stats`].
+    /// told: as they happen, with each end of a process, and with [`Connection::stats`].
     #[must_use]
     pub fn oom_kills(&self) -> u64 {
         self.oom_kills
+    }
+
+    /// Whether the guest has told, since this was asked last, that its kernel has killed something of the instance for lack
+    /// of memory.
+    pub fn take_memory_kills(&mut self) -> bool {
+        std::mem::take(&mut self.has_memory_kills)
+    }
+
+    /// Whose memory it was, at the last such kill that the guest has told of.
+    #[must_use]
+    pub fn out_of_memory(&self) -> Option<OutOfMemory> {
+        self.out_of_memory
     }
 
     /// Changes limits; all or none. Those that are not given stay as they are; rules for devices are not looked at.

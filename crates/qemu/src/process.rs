@@ -5,13 +5,15 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::time::Duration;
 
 use isle_cgroup::Cgroup;
 use isle_sys::launch::confined::empty_root;
 use isle_sys::launch::{self, Action, Event, Slot, Step};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 
 use crate::confinement::{self, Confined, Identity};
 
@@ -228,6 +230,15 @@ pub enum Ended {
     Signal(i32),
 }
 
+impl Ended {
+    fn of(status: WaitIdStatus) -> Ended {
+        match status.exit_status() {
+            Some(code) => Ended::Code(code),
+            None => Ended::Signal(status.terminating_signal().unwrap_or(0)),
+        }
+    }
+}
+
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -259,13 +270,23 @@ impl Process {
                 Err(rustix::io::Errno::CHILD) => return Ok(None),
                 Err(errno) => return Err(errno.into()),
                 Ok(status) => {
-                    return Ok(status.map(|status| match status.exit_status() {
-                        Some(code) => Ended::Code(code),
-                        None => Ended::Signal(status.terminating_signal().unwrap_or(0)),
-                    }));
+                    return Ok(status.map(Ended::of));
                 }
             }
         }
+    }
+
+    /// How it has ended, when it does so in time. It is not collected.
+    pub(crate) fn has_ended(&self, within: Duration) -> Option<Ended> {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let timeout = Timespec {
+            tv_sec: within.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: within.subsec_nanos().into(),
+        };
+        let _ = poll(&mut fds, Some(&timeout));
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::PidFd(self.pidfd.as_fd()), options).ok()??;
+        Some(Ended::of(status))
     }
 
     /// What it has written to its standard error.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::machine::DiskSlot;
-use crate::monitor::{Monitor, MonitorError, Sent};
+use crate::monitor::{Event, Monitor, MonitorError, Sent};
 use crate::process::{Ended, Process};
 use crate::sockets::{Sockets, port_socket};
 
@@ -201,6 +201,25 @@ impl Vm {
     /// When it was collected before.
     pub fn reap(&self) -> io::Result<Option<Ended>> {
         self.process.reap()
+    }
+
+    /// QEMU's word for why the machine is off, when it has said so: see [`Event::Shutdown`].
+    pub fn why_off(&mut self) -> Option<String> {
+        // What it said before it closed the connection is there.
+        let _ = self.monitor.tend();
+        let mut why = None;
+        while let Some(event) = self.monitor.next_event() {
+            if let Event::Shutdown { reason, .. } = event {
+                why = Some(reason);
+            }
+        }
+        why
+    }
+
+    /// How QEMU has ended, when it has or does so within this time; `None` also when it is not a child of this process.
+    #[must_use]
+    pub fn has_ended(&self, within: Duration) -> Option<Ended> {
+        self.process.has_ended(within)
     }
 
     /// What QEMU has written to its standard error, at most 16 KiB: why it has ended.

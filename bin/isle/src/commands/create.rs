@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use isle_engine::state::{Exit, ExitReason, Instance};
+use isle_engine::state::{Exit, ExitReason, Instance, MemoryOf};
 use isle_engine::{Attachment, CreateRequest, Engine, EngineError, WaitCondition};
 
 use crate::context::Context;
@@ -142,8 +142,9 @@ pub fn exit_code(exit: &Exit) -> ExitCode {
         ExitReason::SupervisorLost => {
             eprintln!("isle: the supervisor was killed; the exit code is not known");
         }
-        ExitReason::OutOfMemory => {
-            eprintln!("isle: out of memory: the kernel killed it\nhint: raise --memory");
+        ExitReason::OutOfMemory { whose } => {
+            let (what, remedy) = whose.map_or(("the kernel killed it", "raise --memory"), MemoryOf::explanation);
+            eprintln!("isle: out of memory: {what}\nhint: {remedy}");
         }
         _ => {}
     }

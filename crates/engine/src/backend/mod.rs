@@ -19,7 +19,7 @@ use isle_types::{Accelerator, Isolation, Signal};
 use oci_spec::runtime::Capabilities;
 
 use crate::config::{ConfigError, InstanceConfig, Resources};
-use crate::state::Instance;
+use crate::state::{Instance, MemoryOf};
 use crate::{EngineError, ExecRequest, Paths, Stats, WindowSize, volume};
 
 /// The standard streams that a new process is given.
@@ -236,6 +236,9 @@ pub trait Backend {
 
     /// Times since the start that the kernel killed something inside for lack of memory.
     fn oom_kills(&mut self) -> u64;
+
+    /// Whose memory it was, at the last of these; `None` when nobody can say.
+    fn out_of_memory(&mut self) -> Option<MemoryOf>;
 
     /// Its files and processes, at a level at which the host cannot see them by itself.
     fn inside(&mut self) -> Option<Box<dyn inside::Inside + '_>> {

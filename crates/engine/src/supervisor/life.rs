@@ -18,7 +18,7 @@ use crate::WaitCondition;
 use crate::backend::{Ended, Process, StartError, Stdio};
 use crate::protocol::{Cause, Failed, Start, Started, answer, exit_frame, kind};
 use crate::session::WindowSize;
-use crate::state::{Exit, ExitReason, StatusEvent};
+use crate::state::{Exit, ExitReason, MemoryOf, StatusEvent};
 
 /// An error of a system call on the way to a start.
 pub(super) fn cannot(what: &str) -> impl FnOnce(io::Error) -> StartError {
@@ -190,7 +190,7 @@ impl Supervisor {
                     let _ = self.backend.kill_all();
                 }
                 self.clean_up();
-                let exit = exit_of(Ended::Unknown, false);
+                let exit = exit_of(Ended::Unknown, None);
                 self.notes
                     .push(Note::new("die").with("exitCode", exit.code));
                 self.ended(&exit, Duration::ZERO);
@@ -308,7 +308,11 @@ impl Supervisor {
         let lasted = run.started.elapsed();
         self.note_oom();
         self.look_for_oom_at = None;
-        let exit = exit_of(ended, std::mem::take(&mut self.oom_kills_noted) > 0);
+        let out_of_memory = match std::mem::take(&mut self.oom_kills_noted) {
+            0 => None,
+            _ => Some(self.backend.out_of_memory()),
+        };
+        let exit = exit_of(ended, out_of_memory);
         drop(run);
 
         let note = Note::new("die")
@@ -564,36 +568,38 @@ pub(super) fn could_not_start(error: &StartError) -> Exit {
     }
 }
 
-/// How a run ended.
-fn exit_of(ended: Ended, is_out_of_memory: bool) -> Exit {
+/// How a run ended; when memory has run out inside, with whose.
+fn exit_of(ended: Ended, out_of_memory: Option<Option<MemoryOf>>) -> Exit {
     let was_killed = |code: i32| code == 128 + Signal::KILL.number();
     match ended {
         Ended::Unknown => Exit {
             code: 255,
             reason: ExitReason::SupervisorLost,
         },
-        // The memory that ran out was the host's, or what the host allowed it.
-        Ended::Crashed(_) if is_out_of_memory => Exit {
-            code: 128 + Signal::KILL.number(),
-            reason: ExitReason::OutOfMemory,
-        },
-        Ended::Crashed(message) => Exit {
-            code: 255,
-            reason: ExitReason::Crashed { message },
+        Ended::Crashed(message) => match out_of_memory {
+            // The memory that ran out was that of what it ran in.
+            Some(whose @ Some(MemoryOf::Hypervisor | MemoryOf::Host)) => Exit {
+                code: 128 + Signal::KILL.number(),
+                reason: ExitReason::OutOfMemory { whose },
+            },
+            _ => Exit {
+                code: 255,
+                reason: ExitReason::Crashed { message },
+            },
         },
         Ended::Code(code) => Exit {
             code: code.into(),
             // A shell passes on that its child was killed.
-            reason: match is_out_of_memory && was_killed(code.into()) {
-                true => ExitReason::OutOfMemory,
-                false => ExitReason::Exited,
+            reason: match out_of_memory.filter(|_| was_killed(code.into())) {
+                Some(whose) => ExitReason::OutOfMemory { whose },
+                None => ExitReason::Exited,
             },
         },
         Ended::Signal(signal) => Exit {
             code: 128 + signal.number(),
-            reason: match is_out_of_memory && signal == Signal::KILL {
-                true => ExitReason::OutOfMemory,
-                false => ExitReason::Signalled { signal },
+            reason: match out_of_memory.filter(|_| signal == Signal::KILL) {
+                Some(whose) => ExitReason::OutOfMemory { whose },
+                None => ExitReason::Signalled { signal },
             },
         },
     }

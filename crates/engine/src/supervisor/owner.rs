@@ -30,6 +30,8 @@ const CALM: Duration = Duration::from_millis(500);
 const NOTES_WAIT: Duration = Duration::from_millis(100);
 /// So long after the notice of lacking memory the kernel is asked again whom it has killed.
 const KILL_WAIT: Duration = Duration::from_millis(50);
+/// So long after a kill that was noted the next ones are noted together.
+const NEXT_KILL_WAIT: Duration = Duration::from_secs(1);
 /// The most clients at a time.
 pub(super) const MOST_CLIENTS: usize = 256;
 /// So long what was run inside may take to end once the instance has.
@@ -223,9 +225,13 @@ impl Supervisor {
 
     fn tend_backend(&mut self) {
         self.backend.tend();
-        if self.backend.has_run_out_of_memory() && !self.note_oom() {
-            self.look_for_oom_at
-                .get_or_insert_with(|| Instant::now() + KILL_WAIT);
+        // One that runs out of memory all the time, or says so, does not fill the list of events.
+        if self.backend.has_run_out_of_memory() && self.look_for_oom_at.is_none() {
+            let wait = match self.note_oom() {
+                true => NEXT_KILL_WAIT,
+                false => KILL_WAIT,
+            };
+            self.look_for_oom_at = Some(Instant::now() + wait);
         }
     }
 

@@ -38,7 +38,7 @@ use super::oci::kept::Kept;
 use super::oci::{files, limits, spec};
 use super::{Backend, Ended, Process, StartError, Stdio, chain, failed, remove_cgroup};
 use crate::config::{NetworkMode, Resources, UserNamespace};
-use crate::state::Instance;
+use crate::state::{Instance, MemoryOf};
 use crate::{ExecRequest, Paths, Stats, WindowSize, volume};
 use facts::{Facts, Moment};
 
@@ -366,6 +366,14 @@ impl Backend for Container {
             .as_ref()
             .map(|running| running.cgroup.oom_kills());
         kills.and_then(Result::ok).unwrap_or(0)
+    }
+
+    fn out_of_memory(&mut self) -> Option<MemoryOf> {
+        let found = self.running.as_ref()?.cgroup.out_of_memory().ok()?;
+        (found.kills > 0).then_some(match found.was_at_limit {
+            true => MemoryOf::Instance,
+            false => MemoryOf::Host,
+        })
     }
 
     fn rest(&mut self) {

@@ -58,7 +58,7 @@ use super::inside::Inside;
 use super::oci::spec;
 use super::{Backend, Ended, Process, StartError, Stdio, failed, remove_cgroup};
 use crate::config::Resources;
-use crate::state::Instance;
+use crate::state::{Instance, MemoryOf};
 use crate::{ExecRequest, Paths, Stats, WindowSize, volume};
 
 /// The back end of one instance.
@@ -175,7 +175,7 @@ impl Backend for Vm {
     }
 
     fn signal(&mut self, process: &Process, signal: Signal) -> io::Result<()> {
-        self.running()?.guest.signal(process.task, signal);
+        self.running()?.signal(process.task, signal);
         Ok(())
     }
 
@@ -230,8 +230,17 @@ impl Backend for Vm {
         self.running()?.stats()
     }
 
+    fn has_run_out_of_memory(&mut self) -> bool {
+        let running = self.running.as_mut();
+        running.is_some_and(|running| running.guest.take_memory_kills())
+    }
+
     fn oom_kills(&mut self) -> u64 {
         self.running.as_ref().map_or(0, Running::oom_kills)
+    }
+
+    fn out_of_memory(&mut self) -> Option<MemoryOf> {
+        self.running.as_ref().and_then(Running::out_of_memory)
     }
 
     fn inside(&mut self) -> Option<Box<dyn Inside + '_>> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isle_cgroup::Cgroup;
-use isle_guest::{Connection, Further, RemoteProcess};
+use isle_guest::{Connection, Further, OutOfMemory, RemoteProcess};
 use isle_kernel::Hold;
 use isle_share::Server;
 use isle_types::{Accelerator, Signal};
@@ -20,13 +20,17 @@ use crate::backend::oci::kept::Kept;
 use crate::backend::oci::{limits, spec};
 use crate::backend::{Ended, StartError, Stdio, chain};
 use crate::config::Resources;
-use crate::state::Instance;
+use crate::state::{Instance, MemoryOf};
 use crate::{ExecRequest, Stats};
 
 /// How long a guest may take for an answer that costs it nothing.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a guest may take to write everything back when it is switched off.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a guest may take to say that it has killed the instance's process, before it is ended itself.
+const KILL_PATIENCE: Duration = Duration::from_secs(3);
+/// How long QEMU may take to end after its sockets have.
+const END: Duration = Duration::from_millis(200);
 
 /// What a run has until it is cleaned up.
 pub(super) struct Running {
@@ -134,7 +138,11 @@ impl Running {
             Err(error) if error.is_final() => Ok(match self.is_killed {
                 true => Ended::Signal(Signal::KILL),
                 false => {
-                    let why = chain(&error);
+                    let mut why = chain(&error);
+                    if let Some(more) = self.why_off() {
+                        why.push_str(": ");
+                        why.push_str(&more);
+                    }
                     // Whatever has gone wrong: a machine whose agent cannot be spoken to is of no use.
                     let said = self.last_words();
                     let _ = self.machine.kill();
@@ -145,6 +153,34 @@ impl Running {
                 }
             }),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Why the machine is off, as far as QEMU or its end tell.
+    fn why_off(&mut self) -> Option<String> {
+        let ended = self.machine.has_ended(END)?;
+        match (self.machine.why_off().as_deref(), ended) {
+            (Some("guest-reset" | "guest-panic"), _) => {
+                Some("the guest's kernel has panicked, or was told to start again".to_owned())
+            }
+            (Some("guest-shutdown"), _) => Some("it was switched off from inside".to_owned()),
+            (_, isle_qemu::Ended::Signal(number)) => {
+                Some(format!("QEMU was ended by signal {number}"))
+            }
+            (_, isle_qemu::Ended::Code(_)) => None,
+        }
+    }
+
+    pub(super) fn signal(&mut self, task: u32, signal: Signal) {
+        if task != isle_guest::WORKLOAD || signal != Signal::KILL || self.is_paused {
+            return self.guest.signal(task, signal);
+        }
+        self.guest.set_patience(KILL_PATIENCE);
+        let killed = self.guest.kill(task);
+        self.guest.set_patience(PATIENCE);
+        // A process cannot escape it, and neither can a guest that hangs.
+        if matches!(killed, Err(isle_guest::Error::NoAnswer { .. })) {
+            self.kill();
         }
     }
 
@@ -201,6 +237,19 @@ impl Running {
 
     pub(super) fn oom_kills(&self) -> u64 {
         self.guest.oom_kills() + self.cgroup.oom_kills().unwrap_or(0)
+    }
+
+    /// Whose memory ran out: of hypervisor and host their own kernel tells, of the rest the guest.
+    pub(super) fn out_of_memory(&self) -> Option<MemoryOf> {
+        let of_host = self.cgroup.out_of_memory().unwrap_or_default();
+        match (of_host.kills, of_host.was_at_limit) {
+            (0, _) => self.guest.out_of_memory().map(|whose| match whose {
+                OutOfMemory::Instance => MemoryOf::Instance,
+                OutOfMemory::Guest => MemoryOf::Guest,
+            }),
+            (_, true) => Some(MemoryOf::Hypervisor),
+            (_, false) => Some(MemoryOf::Host),
+        }
     }
 
     /// Ends the machine, in order where there is something to be written; how processes of exec have ended that

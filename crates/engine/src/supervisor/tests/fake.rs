@@ -20,7 +20,7 @@ use crate::config::{InstanceConfig, Resources, RestartPolicy};
 use crate::control::{Control, ControlError};
 use crate::protocol::{Request, Start, kind};
 use crate::session::{Attachment, WindowSize};
-use crate::state::{Instance, InstanceState};
+use crate::state::{Instance, InstanceState, MemoryOf};
 use crate::supervisor::client::Client;
 use crate::supervisor::ledger::{Ledger, LedgerError, Note};
 use crate::{AttachRequest, ExecRequest, InstanceLock, Paths, Stats};
@@ -183,6 +183,10 @@ impl Backend for FakeBackend {
 
     fn oom_kills(&mut self) -> u64 {
         u64::from(self.out_of_memory)
+    }
+
+    fn out_of_memory(&mut self) -> Option<MemoryOf> {
+        self.out_of_memory.then_some(MemoryOf::Instance)
     }
 
     fn rest(&mut self) {}

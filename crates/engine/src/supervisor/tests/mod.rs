@@ -15,7 +15,7 @@ use crate::config::{HealthCheck, HealthTest, LogDriver, OnUnhealthy, RestartPoli
 use crate::control::{Control, ControlError};
 use crate::protocol::{Cause, Request};
 use crate::session::{Attachment, Output, WindowSize};
-use crate::state::{Exit, ExitReason, HealthStatus, Status};
+use crate::state::{Exit, ExitReason, HealthStatus, MemoryOf, Status};
 use crate::{AttachRequest, ExecRequest, InstanceLock, UpdateRequest, WaitCondition};
 
 /// Everything up to the end: output, errors, and how it ended.
@@ -385,7 +385,15 @@ fn a_kill_without_memory_is_told_as_such() {
     let book = play.detached().end();
     let book = book.lock().unwrap();
     let exit = book.state.clone().unwrap().exit.unwrap();
-    assert_eq!((exit.code, exit.reason), (137, ExitReason::OutOfMemory));
+    assert_eq!(
+        (exit.code, exit.reason),
+        (
+            137,
+            ExitReason::OutOfMemory {
+                whose: Some(MemoryOf::Instance)
+            }
+        )
+    );
     assert_eq!(book.notes, ["start", "oom", "die 137"]);
 }
 
