@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use isle_netlink::link::Link;
 use isle_netlink::{Batch, Socket, route};
+use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
 
 use crate::{Endpoint, Error, settings};
@@ -28,6 +29,26 @@ pub(crate) fn configure(endpoint: &Endpoint, namespace: BorrowedFd<'_>) -> Resul
         })
     })
     .map_err(|source| error(endpoint, source))?
+}
+
+/// Deletes a link inside; harmless when it is gone.
+pub(crate) fn delete(interface: &str, namespace: BorrowedFd<'_>) -> Result<(), Error> {
+    let operation = format!("delete {interface:?} of an instance");
+    let error = |source| Error::System {
+        operation: operation.clone(),
+        source,
+    };
+    let result = isle_sys::namespace::in_network(namespace, || {
+        let mut batch = Batch::default();
+        batch.delete_link(interface);
+        Ok(Socket::route()?.explain()?.send(&batch))
+    });
+    match result.and_then(|result| result).map_err(error)? {
+        Err(refused) if refused.error.raw_os_error() != Some(Errno::NODEV.raw_os_error()) => {
+            Err(Error::from_refusal(&operation, refused))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn batch(endpoint: &Endpoint, index: u32) -> Batch {

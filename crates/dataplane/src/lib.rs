@@ -27,8 +27,13 @@ mod inside;
 mod settings;
 pub mod table;
 pub mod wanted;
+mod watch;
 
-pub use dataplane::Dataplane;
+pub use dataplane::{Dataplane, Repaired};
 pub use error::Error;
 pub use isle_netlink::link::MacvlanMode;
-pub use wanted::{Bridge, Endpoint, Protocol, Publication, Realm, Route};
+pub use wanted::{
+    Allowed, Bridge, Destination, Endpoint, Guard, Protocol, Publication, Rate, Realm, Route,
+    Wanted,
+};
+pub use watch::{Disturbance, Watch};

@@ -21,6 +21,20 @@ impl Realm {
     pub fn name(&self) -> &str {
         &self.0
     }
+
+    /// Where the kernel logs what guards refuse, see [`isle_netlink::packet_log`]. It is made of the name, above the
+    /// numbers that people give by hand.
+    #[must_use]
+    pub fn log_group(&self) -> u16 {
+        4096 + (short_hash(&self.0) % 60_000) as u16
+    }
+}
+
+/// FNV-1a.
+pub(crate) fn short_hash(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 /// A network's switch.
@@ -76,6 +90,17 @@ pub struct Endpoint {
     pub routes: Vec<Route>,
     /// Largest packet in bytes.
     pub mtu: Option<u32>,
+    /// How much it may carry.
+    pub rate: Rate,
+}
+
+/// Bytes a second; `None`: as many as the host can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rate {
+    /// What comes to the instance. More waits, for a while.
+    pub into: Option<u64>,
+    /// What the instance sends. More is thrown away, on the host: nothing inside can change it.
+    pub out_of: Option<u64>,
 }
 
 /// A way from an instance to a network.
@@ -134,4 +159,51 @@ impl fmt::Display for Publication {
         }
         write!(formatter, "{}/{}", self.host_port, self.protocol)
     }
+}
+
+/// What an endpoint may reach beyond its network. What is not allowed is refused, and logged to
+/// [`Realm::log_group`]; so that it cannot pretend to be another, only frames with its own addresses pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// The endpoint's link on the host.
+    pub link: String,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// What it may reach; none: nothing.
+    pub allowed: Vec<Allowed>,
+}
+
+/// Something that may be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// Who.
+    pub to: Destination,
+    /// By what; `None`: anything.
+    pub protocol: Option<Protocol>,
+    /// The first and the last port; `None`: all.
+    pub ports: Option<(u16, u16)>,
+}
+
+/// Who may be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// All of a network.
+    Net(IpNet),
+    /// The addresses that [`crate::Dataplane::allow`] gives with that number: those of a name.
+    Named(u16),
+}
+
+/// Everything that there shall be in a realm.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// All bridges.
+    pub bridges: Vec<Bridge>,
+    /// All endpoints on them.
+    pub endpoints: Vec<Endpoint>,
+    /// All published ports.
+    pub publications: Vec<Publication>,
+    /// All guards.
+    pub guards: Vec<Guard>,
 }

@@ -97,6 +97,8 @@ pub struct Told {
     pub master: u32,
     /// `bridge`, `veth`, …; empty for a device.
     pub kind: String,
+    /// A bridge tells this of its port: when it is gone, it has left the bridge.
+    pub is_of_bridge: bool,
 }
 
 impl Batch {
@@ -167,6 +169,14 @@ impl Batch {
         self.end(port);
     }
 
+    /// Asks for one link. Before it answers, the kernel acts upon a change of the link's carrier, which it may
+    /// otherwise put off for a second (`linkwatch_sync_dev`, Linux 6.2).
+    pub fn settle_link(&mut self, index: u32) {
+        let mut fixed = [0; 16];
+        fixed[4..8].copy_from_slice(&index.to_ne_bytes());
+        self.message(RTM_GETLINK, NLM_F_ACK, &fixed);
+    }
+
     /// Asks for all links, see [`crate::Socket::dump`] and [`parse`].
     pub fn list_links(&mut self) {
         const NLM_F_DUMP: u16 = 0x300;
@@ -224,5 +234,6 @@ pub fn parse(payload: &[u8]) -> Option<Told> {
             .and_then(|information| information.text(IFLA_INFO_KIND))
             .unwrap_or_default()
             .to_owned(),
+        is_of_bridge: fixed[0] == AF_BRIDGE,
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! The socket is readable when something happened; [`Socket::receive`] tells what. For links see
 //! [`crate::link::parse`], for tables [`crate::nftables::parse_generation`] and
-//! [`crate::nftables::parse_deleted_table`].
+//! [`crate::nftables::parse_loss`].
 
 use std::io;
 

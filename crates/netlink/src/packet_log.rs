@@ -30,7 +30,7 @@ pub struct Logged<'a> {
 }
 
 /// A socket that gets what is logged to a group, the first `bytes` of each packet; one process at a
-/// time can have a group (`EBUSY`). [`Socket::receive`] and [`parse`] read it.
+/// time can have a group (`EPERM`). [`Socket::receive`] and [`parse`] read it.
 ///
 /// # Errors
 /// When the kernel cannot log to sockets, another process has the group, or `CAP_NET_ADMIN` is missing.

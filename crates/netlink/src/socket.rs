@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink, recv, sendto,
@@ -171,18 +172,22 @@ impl Socket {
         }
     }
 
-    /// Reads what has come, and calls `told` with the type of each message and what comes after its
-    /// header. It waits when nothing has come, unless the descriptor is nonblocking.
+    /// Reads one datagram of what has come, and calls `told` with the type of each message in it and what comes after its
+    /// header. It does not wait: `false` when nothing has come.
     ///
     /// # Errors
     /// `ENOBUFS` when more came than there was room for: what happened has to be looked up.
-    pub fn receive(&self, mut told: impl FnMut(u16, &[u8])) -> io::Result<()> {
+    pub fn receive(&self, mut told: impl FnMut(u16, &[u8])) -> io::Result<bool> {
         let mut buffer = vec![0; 64 * 1024];
-        let (count, _) = recv(&self.descriptor, &mut buffer[..], RecvFlags::empty())?;
+        let count = match recv(&self.descriptor, &mut buffer[..], RecvFlags::DONTWAIT) {
+            Ok((count, _)) => count,
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
         for (kind, _, payload) in Messages(&buffer[..count]) {
             told(kind, payload);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Gets an address of its own, so that groups can be joined.

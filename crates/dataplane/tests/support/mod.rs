@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use isle_dataplane::{Bridge, Dataplane, Endpoint, Realm};
+use isle_dataplane::{Bridge, Dataplane, Endpoint, Rate, Realm};
 use isle_sys::namespace::in_network;
 
 pub const WAIT: Duration = Duration::from_secs(5);
@@ -212,6 +212,10 @@ impl Host {
             namespace.program(&format!("ip address add 2001:db8::{last}/64 dev wan nodad"));
             namespace.program("ip link set wan up");
         }
+        for namespace in [&host, &outside] {
+            // The kernel may take a second to notice that both ends are up, unless it is asked.
+            namespace.program("ip link show wan");
+        }
         Self {
             host,
             outside,
@@ -280,6 +284,7 @@ pub fn endpoint(bridge: &Bridge, number: u8) -> Endpoint {
         },
         routes: Vec::new(),
         mtu: None,
+        rate: Rate::default(),
     }
 }
 

@@ -17,13 +17,14 @@ use crate::{Batch, Refused, Socket};
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10 << 8;
 const NFT_MSG_NEWTABLE: u16 = 0;
-const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_DELCHAIN: u16 = 5;
 const NFT_MSG_NEWRULE: u16 = 6;
+const NFT_MSG_GETRULE: u16 = 7;
 const NFT_MSG_DELRULE: u16 = 8;
 const NFT_MSG_NEWSET: u16 = 9;
+const NFT_MSG_DELSET: u16 = 11;
 const NFT_MSG_NEWSETELEM: u16 = 12;
 const NFT_MSG_DELSETELEM: u16 = 14;
 const NFT_MSG_NEWGEN: u16 = 15;
@@ -66,28 +67,47 @@ pub fn parse_generation(kind: u16, payload: &[u8]) -> Option<(u32, u32)> {
     Some((attributes.number_be(NFTA_GEN_ID)?, process))
 }
 
-/// What a message of the group [`crate::monitor::NFTABLES`] says about a table that has gone: its family and name.
+/// Which table a message of the group [`crate::monitor::NFTABLES`] is about, when it tells that the table, a chain, a
+/// rule or a set has gone. Elements of sets come and go without that.
 #[must_use]
-pub fn parse_deleted_table(kind: u16, payload: &[u8]) -> Option<(u8, &str)> {
-    if kind != NFNL_SUBSYS_NFTABLES | NFT_MSG_DELTABLE {
+pub fn parse_loss(kind: u16, payload: &[u8]) -> Option<&str> {
+    let is_loss = [
+        NFT_MSG_DELTABLE,
+        NFT_MSG_DELCHAIN,
+        NFT_MSG_DELRULE,
+        NFT_MSG_DELSET,
+    ]
+    .contains(&(kind & 0xff));
+    if kind & 0xff00 != NFNL_SUBSYS_NFTABLES || !is_loss {
         return None;
     }
-    let name = Attributes(payload.get(4..)?).text(NFTA_TABLE_NAME)?;
-    Some((*payload.first()?, name))
+    // The table's name is attribute 1 of all of them.
+    Attributes(payload.get(4..)?).text(NFTA_TABLE_NAME)
 }
 
-/// Whether a table is there.
+/// Calls `told` with the chain of each rule of a table. None when there is no such table.
 ///
 /// # Errors
 /// When the kernel has no nf_tables, or does not let the process ask.
-pub fn has_table(socket: &Socket, family: Family, name: &str) -> Result<bool, Refused> {
+pub fn rules(
+    socket: &Socket,
+    family: Family,
+    table: &str,
+    mut told: impl FnMut(&str),
+) -> Result<(), Refused> {
+    const NLM_F_DUMP: u16 = 0x300;
+    const NFTA_RULE_CHAIN: u16 = 2;
     let mut batch = Batch::default();
-    let kind = NFNL_SUBSYS_NFTABLES | NFT_MSG_GETTABLE;
-    batch.message(kind, crate::batch::NLM_F_ACK, &header(family));
-    batch.text(NFTA_TABLE_NAME, name);
-    let answer = socket.dump(&batch, |_, _| {});
-    match answer {
-        Err(refused) if refused.error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        answer => answer.map(|()| true),
-    }
+    let kind = NFNL_SUBSYS_NFTABLES | NFT_MSG_GETRULE;
+    batch.message(kind, NLM_F_DUMP, &header(family));
+    batch.text(NFTA_TABLE_NAME, table);
+    socket.dump(&batch, |_, payload| {
+        let attributes = Attributes(payload.get(4..).unwrap_or_default());
+        // Old kernels do not leave the others out.
+        if attributes.text(NFTA_TABLE_NAME) == Some(table)
+            && let Some(chain) = attributes.text(NFTA_RULE_CHAIN)
+        {
+            told(chain);
+        }
+    })
 }

@@ -166,6 +166,32 @@ impl Rule {
         })
     }
 
+    /// Matches when the register is not below one value and not above another, both in the network's byte order.
+    #[must_use]
+    pub fn within(self, register: Register, first: &[u8], last: &[u8]) -> Self {
+        const NFT_RANGE_EQ: u32 = 0;
+        self.expression("range", |batch| {
+            batch.number_be(1, NFT_REG32_00 + register);
+            batch.number_be(2, NFT_RANGE_EQ);
+            for (kind, value) in [(3, first), (4, last)] {
+                let nest = batch.begin(kind);
+                batch.attribute(NFTA_DATA_VALUE, value);
+                batch.end(nest);
+            }
+        })
+    }
+
+    /// Loads a value.
+    #[must_use]
+    pub fn value(self, to: Register, value: &[u8]) -> Self {
+        self.expression("immediate", |batch| {
+            batch.number_be(1, NFT_REG32_00 + to);
+            let nest = batch.begin(2);
+            batch.attribute(NFTA_DATA_VALUE, value);
+            batch.end(nest);
+        })
+    }
+
     /// Matches when what is from the register on is a key of the set.
     #[must_use]
     pub fn lookup(self, register: Register, set: &str) -> Self {
@@ -181,15 +207,21 @@ impl Rule {
     /// Matches when it is a key of the map, and loads the value.
     #[must_use]
     pub fn map(self, register: Register, map: &str, to: Register) -> Self {
-        self.find(register, map, Some(to), false)
+        self.find(register, map, Some(NFT_REG32_00 + to), false)
     }
 
-    fn find(self, register: Register, set: &str, to: Option<Register>, is_inverse: bool) -> Self {
+    /// Goes on in the chain that the map has for it, and behind this rule when it has none, or that decides nothing.
+    #[must_use]
+    pub fn jump_by(self, register: Register, map: &str) -> Self {
+        self.find(register, map, Some(NFT_REG_VERDICT), false)
+    }
+
+    fn find(self, register: Register, set: &str, to: Option<u32>, is_inverse: bool) -> Self {
         self.expression("lookup", |batch| {
             batch.text(1, set);
             batch.number_be(2, NFT_REG32_00 + register);
             if let Some(to) = to {
-                batch.number_be(3, NFT_REG32_00 + to);
+                batch.number_be(3, to);
             }
             if is_inverse {
                 batch.number_be(5, 1);
@@ -300,13 +332,22 @@ impl Rule {
         self.expression("immediate", |batch| {
             batch.number_be(1, NFT_REG_VERDICT);
             let data = batch.begin(2);
-            let verdict = batch.begin(NFTA_DATA_VERDICT);
-            batch.number_be(NFTA_VERDICT_CODE, code.cast_unsigned());
-            if let Some(chain) = chain {
-                batch.text(NFTA_VERDICT_CHAIN, chain);
-            }
-            batch.end(verdict);
+            write_verdict(batch, code, chain);
             batch.end(data);
         })
     }
+}
+
+fn write_verdict(batch: &mut Batch, code: i32, chain: Option<&str>) {
+    let verdict = batch.begin(NFTA_DATA_VERDICT);
+    batch.number_be(NFTA_VERDICT_CODE, code.cast_unsigned());
+    if let Some(chain) = chain {
+        batch.text(NFTA_VERDICT_CHAIN, chain);
+    }
+    batch.end(verdict);
+}
+
+/// A chain to go on in, as a value.
+pub(super) fn write_jump(batch: &mut Batch, chain: &str) {
+    write_verdict(batch, NFT_JUMP, Some(chain));
 }

@@ -31,9 +31,7 @@ const NFTA_DATA_VALUE: u16 = 1;
 const NFT_SET_INTERVAL: u32 = 4;
 const NFT_SET_MAP: u32 = 8;
 const NFT_SET_TIMEOUT: u32 = 0x10;
-const NFT_SET_EVAL: u32 = 0x20;
 const NFT_SET_CONCAT: u32 = 0x80;
-const NFT_SET_EXPR: u32 = 0x100;
 
 /// What a part of a key or a value is. The kernel looks at the lengths; the types are for whoever
 /// lists the set with nft(8).
@@ -51,6 +49,8 @@ pub enum DataType {
     Port,
     /// `ifname`: a link's name.
     Link,
+    /// `verdict`: a chain to go on in. For values only.
+    Verdict,
 }
 
 impl DataType {
@@ -63,6 +63,8 @@ impl DataType {
             Self::Protocol => (12, 1),
             Self::Port => (13, 2),
             Self::Link => (41, 16),
+            // NFT_DATA_VERDICT; the kernel knows the length.
+            Self::Verdict => (0xffff_ff00, 0),
         }
     }
 }
@@ -80,8 +82,6 @@ pub struct Set {
     pub has_intervals: bool,
     /// Elements may go after a time.
     pub has_timeouts: bool,
-    /// Elements have expressions of their own, which are evaluated when they are found.
-    pub has_expressions: bool,
 }
 
 impl Set {
@@ -94,7 +94,6 @@ impl Set {
             data: &[],
             has_intervals: false,
             has_timeouts: false,
-            has_expressions: false,
         }
     }
 
@@ -106,8 +105,7 @@ impl Set {
         let flags = flag(self.has_intervals, NFT_SET_INTERVAL)
             | flag(!self.data.is_empty(), NFT_SET_MAP)
             | flag(self.has_timeouts, NFT_SET_TIMEOUT)
-            | flag(is_concatenation, NFT_SET_CONCAT)
-            | flag(self.has_expressions, NFT_SET_EVAL | NFT_SET_EXPR);
+            | flag(is_concatenation, NFT_SET_CONCAT);
         batch.number_be(NFTA_SET_FLAGS, flags);
         let (kind, length) = combined(self.key);
         batch.number_be(NFTA_SET_KEY_TYPE, kind);
@@ -115,7 +113,9 @@ impl Set {
         if !self.data.is_empty() {
             let (kind, length) = combined(self.data);
             batch.number_be(NFTA_SET_DATA_TYPE, kind);
-            batch.number_be(NFTA_SET_DATA_LEN, length);
+            if length > 0 {
+                batch.number_be(NFTA_SET_DATA_LEN, length);
+            }
         }
         // Rules of the same transaction could name the set by it; the kernel wants one.
         batch.number_be(NFTA_SET_ID, 1);
@@ -153,6 +153,7 @@ pub struct Element {
     key: Vec<u8>,
     key_end: Vec<u8>,
     data: Vec<u8>,
+    jump: Option<String>,
     timeout: Option<Duration>,
     expressions: Vec<u8>,
 }
@@ -203,6 +204,13 @@ impl Element {
         self
     }
 
+    /// With a chain to go on in as its value.
+    #[must_use]
+    pub fn with_jump(mut self, chain: &str) -> Self {
+        self.jump = Some(chain.to_owned());
+        self
+    }
+
     /// It goes after that time.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
@@ -229,6 +237,11 @@ impl Element {
         value(batch, NFTA_SET_ELEM_KEY, &self.key);
         value(batch, NFTA_SET_ELEM_KEY_END, &self.key_end);
         value(batch, NFTA_SET_ELEM_DATA, &self.data);
+        if let Some(chain) = &self.jump {
+            let data = batch.begin(NFTA_SET_ELEM_DATA);
+            super::rule::write_jump(batch, chain);
+            batch.end(data);
+        }
         if let Some(timeout) = self.timeout {
             let milliseconds = timeout.as_millis() as u64;
             batch.attribute(NFTA_SET_ELEM_TIMEOUT, &milliseconds.to_be_bytes());
