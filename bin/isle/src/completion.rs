@@ -62,6 +62,8 @@ pub fn with_candidates(command: Command) -> Command {
             Some("IMAGE" | "IMAGE[:TAG]" | "SOURCE-IMAGE") => candidates(arg, images),
             Some("NAME-OR-ID") => candidates(arg, both),
             Some("VOLUME") => candidates(arg, volumes),
+            Some("VOLUME@SNAPSHOT") => candidates(arg, snapshots),
+            Some("VOLUME[@SNAPSHOT]") => candidates(arg, volumes_and_snapshots),
             Some("KERNEL") => candidates(arg, kernels),
             _ => arg,
         }
@@ -105,6 +107,21 @@ fn volumes() -> Vec<CompletionCandidate> {
         .and_then(|engine| engine.volumes().ok());
     let names = list.into_iter().flatten().map(|volume| volume.name);
     names.map(CompletionCandidate::new).collect()
+}
+
+fn snapshots() -> Vec<CompletionCandidate> {
+    let context = context();
+    let engine = context.engine().ok();
+    let list = engine.and_then(|engine| engine.volume_snapshots(None).ok());
+    let names = list
+        .into_iter()
+        .flatten()
+        .map(|snapshot| format!("{}@{}", snapshot.volume, snapshot.name));
+    names.map(CompletionCandidate::new).collect()
+}
+
+fn volumes_and_snapshots() -> Vec<CompletionCandidate> {
+    volumes().into_iter().chain(snapshots()).collect()
 }
 
 fn kernels() -> Vec<CompletionCandidate> {

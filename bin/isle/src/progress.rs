@@ -216,3 +216,80 @@ impl Progress for Json {
         let _ = writeln!(stderr, "{object}");
     }
 }
+
+/// A reader or writer that shows how many bytes have passed.
+pub struct Meter<T> {
+    inner: T,
+    /// In the past tense.
+    what: &'static str,
+    form: Form,
+    bar: Option<ProgressBar>,
+    bytes: u64,
+}
+
+impl<T> Meter<T> {
+    /// Around a reader or writer.
+    pub fn new(flags: ProgressFlags, what: &'static str, inner: T) -> Meter<T> {
+        let form = flags.form();
+        let bar = (form == Form::Tty).then(|| {
+            let bar = ProgressBar::no_length();
+            bar.set_style(style("{prefix} {bytes} ({binary_bytes_per_sec})"));
+            bar.set_prefix(what);
+            bar
+        });
+        Meter {
+            inner,
+            what,
+            form,
+            bar,
+            bytes: 0,
+        }
+    }
+
+    fn add(&mut self, count: usize) {
+        self.bytes += count as u64;
+        if let Some(bar) = &self.bar {
+            bar.set_position(self.bytes);
+        }
+    }
+
+    /// Says how many there were.
+    pub fn finish(self) {
+        let size = isle_format::human::size(self.bytes, 3);
+        let mut stderr = std::io::stderr().lock();
+        // Whoever reads the progress may go before the end.
+        let _ = match (self.form, &self.bar) {
+            (_, Some(bar)) => {
+                bar.finish();
+                Ok(())
+            }
+            (Form::Rawjson, _) => writeln!(
+                stderr,
+                "{}",
+                json!({ "status": self.what, "progressDetail": { "current": self.bytes } })
+            ),
+            (Form::None, _) => Ok(()),
+            _ => writeln!(stderr, "{}: {size}", self.what),
+        };
+    }
+}
+
+impl<T: std::io::Read> std::io::Read for Meter<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.add(count);
+        Ok(count)
+    }
+}
+
+impl<T: Write> Write for Meter<T> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.add(count);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}

@@ -15,6 +15,7 @@
 mod changes;
 mod limits;
 pub mod removal;
+mod sparse;
 mod stat;
 mod tar_reader;
 mod unpack;

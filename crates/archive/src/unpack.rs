@@ -313,6 +313,8 @@ impl Unpacker<'_> {
             }
             let root = self.directory(b"")?;
             self.set_directory(&root.fd, entry, &path, true)?;
+            // It may have got the set-group-id bit: looked at anew.
+            self.open.retain(|(known, _)| !known.is_empty());
             return self.keep_mtime(&path, entry.mtime);
         }
         if self.options.whiteouts && path.name().starts_with(WHITEOUT_PREFIX) {

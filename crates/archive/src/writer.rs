@@ -19,6 +19,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 use tar::{Builder, EntryType, Header};
 
+use crate::sparse::Sparse;
+use crate::unpack::may_set;
+
 /// How a tree is written.
 #[derive(Clone, Debug, Default)]
 pub struct Style {
@@ -29,6 +32,9 @@ pub struct Style {
     /// The files are seen with the ids that they have on the host, and are to be written with those
     /// that they have inside. Those of others are nobody's.
     pub ids: Option<Range<u32>>,
+    /// For one who wants the same tree back: holes stay holes, times are exact, and every extended
+    /// attribute that [`unpack`](crate::unpack()) sets is there.
+    pub is_exact: bool,
 }
 
 /// Whether an entry of a writable layer is there only because every instance has something mounted
@@ -91,6 +97,18 @@ impl<'w> Archive<'w> {
     /// With the path at which it failed.
     pub fn folder_content(&mut self, folder: BorrowedFd<'_>) -> io::Result<()> {
         self.content(folder, Path::new(""))
+    }
+
+    /// Writes a folder itself, as `./`, and what is in it.
+    ///
+    /// # Errors
+    /// With the path at which it failed.
+    pub fn folder(&mut self, folder: BorrowedFd<'_>) -> io::Result<()> {
+        let stat = fstat(folder)?;
+        self.extensions(folder, &stat, Vec::new())?;
+        let header = self.header(&stat, EntryType::Directory);
+        self.append(header, Path::new("./"), io::empty())?;
+        self.folder_content(folder)
     }
 
     /// Writes one entry of a folder, and all below it, under another name.
@@ -173,7 +191,7 @@ impl<'w> Archive<'w> {
             FileType::Directory => {
                 let directory = openat(folder, name, FOLDER, Mode::empty())?;
                 let stat = fstat(&directory)?;
-                self.attributes(directory.as_fd())?;
+                self.extensions(directory.as_fd(), &stat, Vec::new())?;
                 self.append(
                     self.header(&stat, EntryType::Directory),
                     &as_folder(path),
@@ -223,14 +241,40 @@ impl<'w> Archive<'w> {
             }
             self.links.insert(key, path.to_owned());
         }
-        self.attributes(file.as_fd())?;
+        let file = std::fs::File::from(file);
+        let length = stat.st_size as u64;
+        if self.style.is_exact
+            && let Some(holes) = Sparse::of(&file, length)?
+        {
+            return self.sparse(&file, &stat, path, holes);
+        }
+        self.extensions(file.as_fd(), &stat, Vec::new())?;
         let mut header = self.header(&stat, EntryType::Regular);
-        header.set_size(stat.st_size as u64);
+        header.set_size(length);
         // One that grows or shrinks meanwhile must not shift what comes after it.
-        let content = Exactly {
-            file: std::fs::File::from(file),
-            left: stat.st_size as u64,
-        };
+        let content = Exactly { file, left: length };
+        self.append(header, path, content)
+    }
+
+    /// A file with holes, in the PAX form 1.0 of GNU tar.
+    fn sparse(
+        &mut self,
+        file: &std::fs::File,
+        stat: &Stat,
+        path: &Path,
+        sparse: Sparse,
+    ) -> io::Result<()> {
+        let text = |name: &str, value: &[u8]| (format!("GNU.sparse.{name}"), value.to_vec());
+        let records = vec![
+            text("major", b"1"),
+            text("minor", b"0"),
+            text("name", path.as_os_str().as_bytes()),
+            text("realsize", stat.st_size.to_string().as_bytes()),
+        ];
+        self.extensions(file.as_fd(), stat, records)?;
+        let content = sparse.content(file);
+        let mut header = self.header(stat, EntryType::Regular);
+        header.set_size(content.length());
         self.append(header, path, content)
     }
 
@@ -278,18 +322,26 @@ impl<'w> Archive<'w> {
         self.builder.append_link(&mut header, path, target)
     }
 
-    /// Extended attributes, as a PAX header before the entry itself, see star(1).
-    fn attributes(&mut self, file: BorrowedFd<'_>) -> io::Result<()> {
-        let attributes = read_attributes(file)?;
-        let named: Vec<(String, Vec<u8>)> = attributes
-            .into_iter()
-            .map(|(name, value)| (format!("SCHILY.xattr.{name}"), value))
-            .collect();
-        match named.is_empty() {
+    /// What an entry has that its header has no room for, as a PAX header before it: extended
+    /// attributes, see star(1), and where it is to be exact the time.
+    fn extensions(
+        &mut self,
+        file: BorrowedFd<'_>,
+        stat: &Stat,
+        mut records: Vec<(String, Vec<u8>)>,
+    ) -> io::Result<()> {
+        if self.style.is_exact && stat.st_mtime_nsec != 0 && stat.st_mtime >= 0 {
+            let time = format!("{}.{:09}", stat.st_mtime, stat.st_mtime_nsec);
+            records.push(("mtime".to_owned(), time.into_bytes()));
+        }
+        let attributes = read_attributes(file, self.style.is_exact)?;
+        let attributes = attributes.into_iter();
+        records.extend(attributes.map(|(name, value)| (format!("SCHILY.xattr.{name}"), value)));
+        match records.is_empty() {
             true => Ok(()),
             false => self
                 .builder
-                .append_pax_extensions(named.iter().map(|(k, v)| (k.as_str(), v.as_slice()))),
+                .append_pax_extensions(records.iter().map(|(k, v)| (k.as_str(), v.as_slice()))),
         }
     }
 }
@@ -334,8 +386,8 @@ pub(crate) fn is_opaque(folder: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// Those that belong in an archive: file capabilities and the user's own.
-fn read_attributes(file: BorrowedFd<'_>) -> io::Result<Vec<(String, Vec<u8>)>> {
+/// Those that belong in an archive: file capabilities and the user's own, or all that may be set.
+fn read_attributes(file: BorrowedFd<'_>, all: bool) -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut names = vec![0; 1024];
     let length = loop {
         match flistxattr(file, names.as_mut_slice()) {
@@ -348,7 +400,13 @@ fn read_attributes(file: BorrowedFd<'_>) -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut attributes = Vec::new();
     let names = names[..length].split(|byte| *byte == 0);
     for name in names.filter_map(|name| std::str::from_utf8(name).ok()) {
-        if name != "security.capability" && !name.starts_with("user.") {
+        let is_plain = name == "security.capability" || name.starts_with("user.");
+        let is_wanted = if all {
+            may_set(name.as_bytes())
+        } else {
+            is_plain
+        };
+        if !is_wanted {
             continue;
         }
         let mut value = vec![0; 256];

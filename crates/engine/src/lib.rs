@@ -18,6 +18,9 @@ pub mod backend;
 pub mod config;
 mod control;
 mod engine;
+// The same as the image store's: one text, armed in the tests of either.
+#[path = "../../image/src/failpoint.rs"]
+mod failpoint;
 mod id_range;
 mod launch;
 mod lock;
@@ -44,4 +47,4 @@ pub use lock::InstanceLock;
 pub use paths::Paths;
 pub use session::*;
 pub use store::{NewEvent, SCHEMA, Store, StoreError};
-pub use volume::{Volume, is_name as is_volume_name};
+pub use volume::{Snapshot, Volume, is_name as is_volume_name};

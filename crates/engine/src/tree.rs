@@ -1,12 +1,14 @@
 //! Copies of folders with all that belongs to their files: owners, modes, times, extended
-//! attributes, hard links, devices. By descriptors alone, so that no link leads out.
+//! attributes, hard links, holes, devices. By descriptors alone, so that no link leads out. File
+//! systems that can share blocks share them.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
+use isle_archive::LIMITS;
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chownat, fchmod,
     fchown, fgetxattr, flistxattr, fsetxattr, fstat, futimens, linkat, mkdirat, mknodat, openat,
@@ -23,7 +25,7 @@ const FOLDER: OFlags = OFlags::RDONLY
 /// the first. What is there already under the same name is replaced, unless it is a folder.
 ///
 /// # Errors
-/// The first failure; what was copied before it stays.
+/// The first failure; what was copied before it stays. A tree that is deeper than an image may be.
 pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
     let mut links = HashMap::new();
     copy_folder(from, to, to, &mut Vec::new(), &mut links)
@@ -39,6 +41,11 @@ fn copy_folder(
     path: &mut Vec<u8>,
     links: &mut Links,
 ) -> io::Result<()> {
+    let depth = path.iter().filter(|byte| **byte == b'/').count();
+    if depth >= LIMITS.path_depth {
+        let text = format!("more than {} folders in one another", LIMITS.path_depth);
+        return Err(io::Error::other(text));
+    }
     for entry in Dir::read_from(from)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -71,7 +78,11 @@ fn copy_entry(
     path: &mut Vec<u8>,
     links: &mut Links,
 ) -> io::Result<()> {
-    let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let stat = match statat(from, name, AtFlags::SYMLINK_NOFOLLOW) {
+        // It went away in the meantime.
+        Err(Errno::NOENT) => return Ok(()),
+        stat => stat?,
+    };
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind == FileType::Directory {
         match mkdirat(to, name, Mode::from(0o700)) {
@@ -97,10 +108,16 @@ fn copy_entry(
     match kind {
         FileType::RegularFile => {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-            let mut source = File::from(openat(from, name, flags, Mode::empty())?);
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let mut destination = File::from(openat(to, name, flags, Mode::from(0o600))?);
-            io::copy(&mut source, &mut destination)?;
+            let source = File::from(openat(from, name, flags, Mode::empty())?);
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let destination = File::from(openat(to, name, flags, Mode::from(0o600))?);
+            match isle_disk::copy_sparse(&source, &destination) {
+                // It became shorter while it was copied.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                copied => {
+                    copied?;
+                }
+            }
             adopt(source.as_fd(), destination.as_fd(), &stat)
         }
         FileType::Symlink => {
@@ -199,18 +216,44 @@ fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// A folder below another one, its links not followed.
-#[allow(dead_code)]
-pub(crate) fn open_folder(at: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
-    Ok(openat(at, name, FOLDER, Mode::empty())?)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
+
+    #[test]
+    fn holes_stay_holes_and_attributes_come_along() {
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        fs::create_dir(&from).unwrap();
+        fs::create_dir(&to).unwrap();
+        let file = File::create(from.join("file")).unwrap();
+        file.set_len(64 << 20).unwrap();
+        let flags = rustix::fs::XattrFlags::empty();
+        fsetxattr(&file, "user.mark", b"here", flags).unwrap();
+        let (source, destination) = (File::open(&from).unwrap(), File::open(&to).unwrap());
+        copy(source.as_fd(), destination.as_fd()).unwrap();
+        let copied = File::open(to.join("file")).unwrap();
+        assert_eq!(copied.metadata().unwrap().len(), 64 << 20);
+        assert!(copied.metadata().unwrap().blocks() * 512 < 1 << 20);
+        let mut value = [0; 4];
+        fgetxattr(&copied, "user.mark", &mut value).unwrap();
+        assert_eq!(&value, b"here");
+    }
+
+    #[test]
+    fn a_tree_without_end_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        let deep: std::path::PathBuf = std::iter::repeat_n("d", 300).collect();
+        fs::create_dir_all(from.join(deep)).unwrap();
+        fs::create_dir(&to).unwrap();
+        let (source, destination) = (File::open(&from).unwrap(), File::open(&to).unwrap());
+        let error = copy(source.as_fd(), destination.as_fd()).unwrap_err();
+        assert!(error.to_string().contains("in one another"), "{error}");
+    }
 
     #[test]
     fn a_copy_keeps_modes_links_and_times() {

@@ -174,10 +174,18 @@ pub(crate) struct DeadWorkspace {
 /// A folder under `tmp` that one operation works in. Removed when dropped; when the process dies
 /// first, its lock goes with it and any later operation removes it.
 #[derive(Debug)]
-pub(crate) struct Workspace {
+pub struct Workspace {
     pub(crate) folders: Arc<Folders>,
     pub(crate) name: String,
     pub(crate) fd: OwnedFd,
+}
+
+impl Workspace {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.folders.path.join("tmp").join(&self.name)
+    }
 }
 
 impl Drop for Workspace {

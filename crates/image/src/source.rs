@@ -144,6 +144,22 @@ impl Read for MemberReader {
     }
 }
 
+/// A stream as it was before gzip or Zstandard, told by its first bytes; what is not compressed as it is. Refuses
+/// bombs.
+///
+/// # Errors
+/// When it cannot be read, or is compressed with something else.
+pub fn decompressed<'r>(
+    stream: &'r mut dyn Read,
+    limits: Limits,
+) -> Result<Box<dyn Read + 'r>, SourceError> {
+    let mut reader = BufReader::with_capacity(256 << 10, stream);
+    let start = first_bytes(&mut reader)?;
+    let compression = Compression::detect(&start)?;
+    let chained = BufReader::with_capacity(256 << 10, io::Cursor::new(start).chain(reader));
+    Ok(Box::new(Decoder::new(compression, chained, limits)?))
+}
+
 impl Source {
     pub(crate) fn open(
         input: LoadInput<'_>,
@@ -188,11 +204,7 @@ impl Source {
         let fd = rustix::fs::openat(&folders.tmp, ".", flags, Mode::RUSR | Mode::WUSR)
             .map_err(io::Error::from)?;
         let mut file = File::from(fd);
-        let mut reader = BufReader::with_capacity(256 << 10, stream);
-        let start = first_bytes(&mut reader)?;
-        let compression = Compression::detect(&start)?;
-        let chained = BufReader::with_capacity(256 << 10, io::Cursor::new(start).chain(reader));
-        let mut decoder = Decoder::new(compression, chained, limits)?;
+        let mut decoder = decompressed(stream, limits)?;
         let mut buffer = vec![0; 256 << 10];
         loop {
             match decoder.read(&mut buffer)? {

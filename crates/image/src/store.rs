@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::digest::Digest;
-use crate::folders::Folders;
+use crate::folders::{Folders, Workspace};
 use crate::image::{ConfigError, Image, parse_config};
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -189,6 +189,18 @@ impl Store {
     #[must_use]
     pub const fn database(&self) -> &Database {
         &self.database
+    }
+
+    /// A folder for one operation that makes something below the same root: gone when it is dropped, and
+    /// collected when its process dies before. Clears away first what dead processes have left.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn workspace(&self) -> Result<Workspace, StoreError> {
+        self.collect()?;
+        self.folders
+            .workspace()
+            .map_err(self.io("make a folder in", "tmp"))
     }
 
     /// Where the store is.

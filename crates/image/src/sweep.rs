@@ -35,7 +35,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read or written.
-    pub(crate) fn collect(&self) -> Result<(), StoreError> {
+    pub fn collect(&self) -> Result<(), StoreError> {
         let dead = self
             .folders
             .dead_workspaces()

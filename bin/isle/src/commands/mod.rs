@@ -19,7 +19,8 @@ files! {
     image_inspect, image_prune, images, import, info, inspect, kernel_build, kernel_install, kernel_ls, kernel_rm,
     kernel_use, kill, load, login, logout, logs, pause, pool_ls, pool_rm, pool_set, ps, pull,
     push, rename, restart, rm, rmi, run, save, start, stats, stop, system_df, tag, template_ls, template_prune, template_rm, top, unpause, update, version,
-    volume_create, volume_inspect, volume_ls, volume_prune, volume_rm, wait,
+    volume_clone, volume_create, volume_export, volume_import, volume_inspect, volume_ls, volume_prune,
+    volume_restore, volume_rm, volume_snapshot, wait,
 }
 
 /// One verb.
@@ -171,6 +172,11 @@ pub static GROUPS: &[Group] = &[
             verb!(volume_inspect, "inspect"),
             verb!(volume_rm, "rm", ["remove"]),
             verb!(volume_prune, "prune"),
+            verb!(volume_snapshot, "snapshot"),
+            verb!(volume_restore, "restore"),
+            verb!(volume_clone, "clone"),
+            verb!(volume_export, "export"),
+            verb!(volume_import, "import"),
         ],
     },
     Group {
@@ -251,20 +257,9 @@ fn finish(command: Command, about: &'static str, examples: &'static str) -> Comm
     let command = completion_of(command)
         .args_override_self(true)
         .about(about)
-        .after_help(format!("Examples:\n{examples}"))
-        .mut_args(|arg| match arg.get_action() {
-            ArgAction::SetTrue if !IS_FOR_HELP.load(Ordering::Relaxed) => arg
-                .action(ArgAction::Set)
-                .num_args(0..=1)
-                .require_equals(true)
-                .value_name("BOOL")
-                .hide_possible_values(true)
-                .hide_default_value(true)
-                .default_value("false")
-                .default_missing_value("true")
-                .value_parser(switch),
-            _ => arg,
-        });
+        .after_help(format!("Examples:\n{examples}"));
+    let command = switches(command);
+    let command = command.mut_subcommands(|below| switches(completion_of(below)));
     // `-h` is the host name for `run` and `create`, as in Docker.
     let has_h = command
         .get_arguments()
@@ -278,6 +273,23 @@ fn finish(command: Command, about: &'static str, examples: &'static str) -> Comm
                 .help("Print help"),
         ),
     }
+}
+
+/// Switches as Go has them: `--force=false` too.
+fn switches(command: Command) -> Command {
+    command.mut_args(|arg| match arg.get_action() {
+        ArgAction::SetTrue if !IS_FOR_HELP.load(Ordering::Relaxed) => arg
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .value_name("BOOL")
+            .hide_possible_values(true)
+            .hide_default_value(true)
+            .default_value("false")
+            .default_missing_value("true")
+            .value_parser(switch),
+        _ => arg,
+    })
 }
 
 /// The commands by subject, for `isle --help`.

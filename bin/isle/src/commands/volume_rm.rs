@@ -13,7 +13,7 @@ pub const EXAMPLES: &str = "  isle volume rm data
 /// Flags of `volume rm`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// A volume that is not there is no error
+    /// Its snapshots too; and a volume that is not there is no error
     #[arg(short, long)]
     force: bool,
     /// Names
@@ -23,7 +23,7 @@ pub struct Args {
 
 pub fn run(args: &Args, context: &Context) -> Result {
     let engine = context.engine()?;
-    output::each(&args.volumes, |name| match engine.remove_volume(name) {
+    output::each(&args.volumes, |name| match engine.remove_volume(name, args.force) {
         Err(EngineError::NoSuchVolume { .. }) if args.force => Ok(()),
         removed => Ok(removed?),
     })

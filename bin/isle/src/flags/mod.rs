@@ -15,6 +15,7 @@ pub mod log;
 pub mod mount;
 pub mod namespace;
 pub mod network;
+pub mod pause;
 pub mod resources;
 pub mod restart;
 pub mod security;

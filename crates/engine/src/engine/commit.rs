@@ -79,7 +79,7 @@ impl Engine {
                 let style = Style {
                     is_layer: true,
                     leaves_mount_points_out: true,
-                    ids: None,
+                    ..Style::default()
                 };
                 let mut archive = Archive::new(&mut writer, style);
                 if let Some(folder) = folder {

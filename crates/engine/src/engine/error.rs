@@ -112,6 +112,22 @@ pub enum EngineError {
         /// The name that is nearest to it, if one is near.
         nearest: Option<String>,
     },
+    /// The volume has no snapshot of that name.
+    #[error("volume {volume} has no snapshot {name:?}")]
+    NoSuchSnapshot {
+        /// The volume.
+        volume: String,
+        /// What the user gave.
+        name: String,
+    },
+    /// It goes with its snapshots, and nobody has said that they may go.
+    #[error("cannot remove volume {volume}: it has the snapshots {}", .names.join(", "))]
+    HasSnapshots {
+        /// The volume.
+        volume: String,
+        /// Its snapshots.
+        names: Vec<String>,
+    },
     /// Instances mount it.
     #[error("cannot {operation} volume {name}: it is in use by {}", .users.join(", "))]
     VolumeInUse {
@@ -184,6 +200,12 @@ impl EngineError {
                 Some(nearest) => format!("did you mean {nearest}?"),
                 None => "isle volume ls lists all volumes".to_owned(),
             },
+            EngineError::HasSnapshots { volume, .. } => {
+                format!("isle volume rm --force {volume} removes them too")
+            }
+            EngineError::NoSuchSnapshot { volume, .. } => {
+                format!("isle volume snapshot ls {volume} lists them")
+            }
             EngineError::VolumeInUse {
                 operation, users, ..
             } => match *operation {

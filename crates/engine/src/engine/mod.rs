@@ -10,6 +10,10 @@ mod logs;
 mod processes;
 mod removal;
 mod requests;
+mod volume_archives;
+mod volume_copies;
+#[cfg(test)]
+mod volume_crash_tests;
 mod volumes;
 
 use std::cell::RefCell;
@@ -24,6 +28,7 @@ pub use lifecycle::Stopping;
 pub use removal::Removal;
 pub(crate) use removal::volume_names;
 pub use requests::*;
+pub use volume_copies::*;
 pub use volumes::*;
 
 use crate::Paths;

@@ -205,12 +205,23 @@ impl Engine {
         disk_bytes(&self.volume_path(&volume.name))
     }
 
-    /// Takes a volume away, with its files.
+    /// Takes a volume away, with its files; `force` takes its snapshots too.
     ///
     /// # Errors
     /// [`EngineError::NoSuchVolume`]; [`EngineError::VolumeInUse`] when an instance mounts it, even one
-    /// that does not run.
-    pub fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
+    /// that does not run; [`EngineError::HasSnapshots`].
+    pub fn remove_volume(&self, name: &str, force: bool) -> Result<(), EngineError> {
+        let name = self.find_volume(name)?.name;
+        let name = name.as_str();
+        // Who copies it or replaces its files finishes first.
+        let _lock = self.lock_volume(name)?;
+        let snapshots = self.volume_snapshots(Some(name))?;
+        if !force && !snapshots.is_empty() {
+            return Err(EngineError::HasSnapshots {
+                volume: name.to_owned(),
+                names: snapshots.into_iter().map(|one| one.name).collect(),
+            });
+        }
         let removed = volume::remove_unused(self.images.database(), &self.paths, name, None)?;
         match removed {
             RemovalOutcome::Removed => Ok(()),
@@ -223,8 +234,8 @@ impl Engine {
         }
     }
 
-    /// Takes away the volumes that no instance mounts and that `fits` picks: of those without a name
-    /// all, of those with one only when `all` says so.
+    /// Takes away the volumes that no instance mounts, that have no snapshots, and that `fits` picks: of
+    /// those without a name all, of those with one only when `all` says so.
     ///
     /// # Errors
     /// When the state file cannot be read, or files not be removed.
@@ -235,11 +246,18 @@ impl Engine {
     ) -> Result<PrunedVolumes, EngineError> {
         let database = self.images.database();
         volume::finish_all(database, &self.paths)?;
+        self.images.collect()?;
+        let kept: std::collections::BTreeSet<String> =
+            volume::list_snapshots(database.connection(), None)?
+                .into_iter()
+                .map(|snapshot| snapshot.volume)
+                .collect();
         let users = self.volume_users()?;
         let mut pruned = PrunedVolumes::default();
         for volume in self.volumes()? {
             let is_wanted = all || volume.is_anonymous;
-            if !is_wanted || users.contains_key(&volume.name) || !fits(&volume) {
+            let is_needed = users.contains_key(&volume.name) || kept.contains(&volume.name);
+            if !is_wanted || is_needed || !fits(&volume) {
                 continue;
             }
             let bytes = self.volume_bytes(&volume);
@@ -262,7 +280,7 @@ fn spelled(options: &BTreeMap<String, String>) -> String {
 }
 
 /// What cannot be read counts nothing.
-fn disk_bytes(folder: &Path) -> u64 {
+pub(super) fn disk_bytes(folder: &Path) -> u64 {
     let mut seen = std::collections::HashSet::new();
     let mut folders = vec![folder.to_owned()];
     let mut bytes = 0;

@@ -22,7 +22,7 @@ use crate::config::VolumeMount;
 use crate::{Paths, tree};
 
 /// Is there while places of a volume are being filled, a line each: a later mount begins again.
-const FILLING: &str = "filling";
+pub(crate) const FILLING: &str = "filling";
 
 /// What is to be bound.
 #[derive(Debug)]
@@ -169,7 +169,11 @@ fn fill(
     }
 }
 
-fn is_empty(folder: &File) -> io::Result<bool> {
+/// Whether there is nothing in a folder.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn is_empty(folder: &File) -> io::Result<bool> {
     for entry in Dir::read_from(folder)? {
         if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
             return Ok(false);

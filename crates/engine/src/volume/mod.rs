@@ -4,6 +4,7 @@
 //!  rows      the table: a name, labels, options; which instances mount it; what is to go away
 //!  options   what `--opt` says: a folder, with a limit; a folder of the host; a file system
 //!  folder    at the start of an instance: makes the folder, fills it, finds the place in it
+//!  snapshots the table of copies that were kept of them
 //!  backing   file systems that are mounted for as long as an instance uses them
 //! ```
 //!
@@ -15,16 +16,22 @@ mod backing;
 mod folder;
 mod options;
 mod rows;
+mod snapshots;
 
 pub(crate) use backing::release;
-pub(crate) use folder::{make_data, prepare};
+pub(crate) use folder::{FILLING, is_empty, make_data, prepare};
 pub(crate) use options::{Backing, check_options};
 pub(crate) use rows::{
     Declaration, RemovalOutcome, declare, events_of_use, finish_all, get, list, names, reconcile,
     remove_anonymous, remove_unused,
 };
 
+pub(crate) use snapshots::{
+    add_snapshot, forget_snapshot, get_snapshot, list_snapshots, note_about,
+};
+
 pub use rows::Volume;
+pub use snapshots::Snapshot;
 
 /// Docker's name of the one driver.
 pub(crate) const DRIVER: &str = "local";

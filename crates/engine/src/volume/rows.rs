@@ -18,7 +18,7 @@ use crate::backend::container::Limit;
 use crate::config::{InstanceConfig, MountSource};
 use crate::state::Instance;
 use crate::store::{NewEvent, StoreError, nanoseconds, note};
-use crate::{Paths, names};
+use crate::{Paths, failpoint, names};
 
 /// One volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,6 +197,7 @@ pub(crate) fn remove_unused(
         })
     })?;
     if begun == RemovalOutcome::Removed {
+        failpoint::hit("leaving").map_err(StoreError::Files)?;
         finish(database, paths, name)?;
     }
     Ok(begun)
@@ -326,7 +327,7 @@ fn remove_aside(paths: &Paths, name: &CString) -> io::Result<()> {
     limit.map_or(Ok(()), |limit| limit.lift(paths))
 }
 
-fn event(name: &str, action: &str) -> NewEvent {
+pub(super) fn event(name: &str, action: &str) -> NewEvent {
     NewEvent {
         kind: "volume",
         action: action.to_owned(),
