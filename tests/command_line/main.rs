@@ -118,7 +118,15 @@ fn every_help_is_printed_with_examples(world: &World) {
             .map(str::to_owned)
             .collect()
     };
-    let groups = ["container", "image", "system", "kernel", "template", "pool"];
+    let groups = [
+        "container",
+        "image",
+        "volume",
+        "system",
+        "kernel",
+        "template",
+        "pool",
+    ];
     let mut seen = 0;
     for verb in verbs(&world.isle(["--help"]).succeeds()) {
         let help = world.isle([verb.as_str(), "--help"]).succeeds();
