@@ -26,6 +26,8 @@ pub enum Disturbance {
     LinkGone(String),
     /// The link of that name is no port, or is down.
     LinkLoose(String),
+    /// The link of that name is up, and a port or a bridge: whatever was told of it before is past.
+    LinkWhole(String),
     /// More happened than could be told.
     Unknown,
 }
@@ -67,6 +69,7 @@ impl Watch {
                 LINK_GONE if told.is_of_bridge => Some(Disturbance::LinkLoose(told.name)),
                 LINK_GONE => Some(Disturbance::LinkGone(told.name)),
                 LINK_CHANGED if is_loose => Some(Disturbance::LinkLoose(told.name)),
+                LINK_CHANGED => Some(Disturbance::LinkWhole(told.name)),
                 _ => None,
             }
         })?;
@@ -78,7 +81,17 @@ impl Watch {
     }
 }
 
-/// Reads all that is there; the same thing once.
+impl Disturbance {
+    /// The link that it is about.
+    fn link(&self) -> Option<&str> {
+        match self {
+            Self::LinkGone(link) | Self::LinkLoose(link) | Self::LinkWhole(link) => Some(link),
+            Self::Tables | Self::Unknown => None,
+        }
+    }
+}
+
+/// Reads all that is there; of each link, and of the tables, what was last.
 fn drain(
     socket: &Socket,
     found: &mut Vec<Disturbance>,
@@ -86,9 +99,11 @@ fn drain(
 ) -> io::Result<()> {
     loop {
         let result = socket.receive(|kind, payload| {
-            if let Some(new) = disturbance(kind, payload)
-                && !found.contains(&new)
-            {
+            if let Some(new) = disturbance(kind, payload) {
+                found.retain(|old| match new.link() {
+                    Some(link) => old.link() != Some(link),
+                    None => *old != new,
+                });
                 found.push(new);
             }
         });

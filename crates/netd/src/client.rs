@@ -319,7 +319,7 @@ impl Connection {
                 Message::Answer(answer) => {
                     self.open = self.open.saturating_sub(1);
                     if let Answer::Failed { reason, .. } = answer {
-                        notices.push(Notice::RepairFailed { reason });
+                        notices.push(Notice::Failed { reason });
                     }
                 }
             }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use isle_dataplane::Wanted;
 use isle_network::{Egress, Endpoint, Network, Publication};
 
 use crate::wanted::{self, Place};
@@ -231,6 +232,66 @@ impl Directory {
             Some(publications) => wanted::on_loopback(&self.places(instance), publications),
             None => BTreeMap::new(),
         }
+    }
+
+    /// Whether an instance is on some network.
+    pub(crate) fn has(&self, instance: &str) -> bool {
+        self.instances.contains_key(instance)
+    }
+
+    /// All addresses of an instance.
+    pub(crate) fn addresses_of(&self, instance: &str) -> Vec<IpAddr> {
+        let places = self.places(instance);
+        let addresses = places.iter().flat_map(|place| place.endpoint.addresses());
+        addresses.map(|net| net.addr()).collect()
+    }
+
+    /// The instance that has an address on some network.
+    pub(crate) fn instance_at(&self, address: IpAddr) -> Option<&str> {
+        let mut networks = self.networks.values();
+        networks
+            .find_map(|on| on.by_address.get(&address))
+            .map(String::as_str)
+    }
+
+    /// The instance that has a link of this name on the host.
+    pub(crate) fn instance_with_link(&self, link: &str) -> Option<&str> {
+        let endpoints = self.networks.values().flat_map(|on| on.endpoints.values());
+        let mut found = endpoints.filter(|endpoint| endpoint.link() == link);
+        found.next().map(|endpoint| endpoint.instance.as_str())
+    }
+
+    /// Whether a link of the host should be there: the bridge of a network that somebody is on, or the link of one who
+    /// is on it.
+    pub(crate) fn has_link(&self, link: &str) -> bool {
+        let mut used = self.networks.values().filter(|on| !on.endpoints.is_empty());
+        used.any(|on| on.network.link == link) || self.instance_with_link(link).is_some()
+    }
+
+    /// What the kernel should have.
+    pub(crate) fn wanted(&self) -> Wanted {
+        let used = self.networks.values().filter(|on| !on.endpoints.is_empty());
+        let mut wanted = Wanted {
+            bridges: used.filter_map(|on| wanted::bridge(&on.network)).collect(),
+            ..Wanted::default()
+        };
+        for instance in self.instances.keys() {
+            let places = self.places(instance);
+            for place in &places {
+                if wanted::bridge(place.network).is_some() {
+                    wanted.endpoints.push(wanted::endpoint(place, &places));
+                    wanted.guards.extend(wanted::guard(place.endpoint));
+                }
+            }
+            let publications = self
+                .publications
+                .get(instance)
+                .map_or(&[][..], Vec::as_slice);
+            wanted
+                .publications
+                .extend(wanted::published(&places, publications));
+        }
+        wanted
     }
 
     /// Who has an address in a network.

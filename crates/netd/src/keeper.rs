@@ -4,10 +4,17 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use isle_dataplane::Dataplane;
+use isle_netlink::{Socket, packet_log};
 use isle_network::{Endpoint, NetworkError};
+
+use crate::egress::Opened;
+use crate::refused::Refusals;
+use crate::repair::{self, Repair};
+use crate::wanted;
 
 use crate::directory::{Directory, NetworkKey};
 use crate::listeners::ListenError;
@@ -24,6 +31,10 @@ const GRACE: Duration = Duration::from_secs(1);
 /// So long it waits for the first.
 const FIRST_GRACE: Duration = Duration::from_secs(10);
 
+/// Bytes of a refused packet: the headers.
+const LOGGED: u32 = 128;
+/// Between two looks at what was refused.
+const PAUSE: Duration = Duration::from_secs(1);
 /// So long one that cannot begin waits for those who want to know why.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -65,6 +76,31 @@ pub enum KeeperError {
     Usage,
 }
 
+/// What of the kernel is not a socket of names.
+struct Kernel {
+    dataplane: Dataplane,
+    opened: Opened,
+    repair: Repair,
+    /// `None` where the kernel cannot log to a process, or another has the group.
+    log: Option<Socket>,
+}
+
+impl Kernel {
+    fn new(poller: &mut Poller, root: &Path) -> io::Result<Kernel> {
+        let realm = wanted::realm(root);
+        let log = packet_log::open(realm.log_group(), LOGGED).ok();
+        if let Some(log) = &log {
+            poller.add(log, Token::Log, Interest::READ)?;
+        }
+        Ok(Kernel {
+            repair: Repair::new(poller, &realm)?,
+            dataplane: Dataplane::new(realm),
+            opened: Opened::default(),
+            log,
+        })
+    }
+}
+
 pub(crate) struct Keeper {
     place: Place,
     listener: UnixListener,
@@ -76,6 +112,8 @@ pub(crate) struct Keeper {
     supervisors: Supervisors,
     names: Names,
     loopback: Loopback,
+    kernel: Kernel,
+    refusals: Refusals,
     /// When it ends if nobody comes.
     end: Option<Instant>,
     is_over: bool,
@@ -101,6 +139,7 @@ impl Keeper {
             .map_err(wait)?;
         let end = Instant::now() + FIRST_GRACE;
         poller.at(end, Token::Grace);
+        let kernel = Kernel::new(&mut poller, &inherited.root).map_err(wait)?;
         let mut keeper = Keeper {
             place: Place::below(&inherited.run),
             listener: inherited.listener,
@@ -112,6 +151,8 @@ impl Keeper {
             supervisors: Supervisors::default(),
             names: Names::new(inherited.resolv_conf),
             loopback: Loopback::new(),
+            kernel,
+            refusals: Refusals::default(),
             end: Some(end),
             is_over: false,
         };
@@ -159,7 +200,9 @@ impl Keeper {
             Token::Loopback(_) | Token::Near(_) | Token::Far(_) => {
                 self.loopback.ready(&self.poller, ready);
             }
-            Token::Grace => {}
+            Token::Watch => self.kernel.repair.ready(&mut self.poller, &self.directory),
+            Token::Log => self.logged(),
+            Token::Grace | Token::Repair | Token::Refusals => {}
         }
     }
 
@@ -169,25 +212,144 @@ impl Keeper {
                 self.is_over = self.supervisors.is_empty()
                     && self.end.is_some_and(|end| end <= Instant::now());
             }
+            Token::Repair => self.repair(),
+            Token::Refusals => {
+                let now = Instant::now();
+                for (instance, to, times) in self.refusals.due(now) {
+                    let notice = Notice::EgressRefused { to, times };
+                    self.supervisors.tell(&self.poller, &instance, notice);
+                }
+                if let Some(next) = self.refusals.next() {
+                    self.poller.at(next.max(now + PAUSE), Token::Refusals);
+                }
+            }
             token => self.with_names(|names, poller, known| names.due(poller, token, known)),
         }
     }
 
     fn with_names(&mut self, act: impl FnOnce(&mut Names, &mut Poller, &mut Known<'_>)) {
-        let mut gate = Doorman::default();
+        let mut doorman = Doorman {
+            directory: &self.directory,
+            dataplane: &mut self.kernel.dataplane,
+            opened: &mut self.kernel.opened,
+            withheld: Vec::new(),
+            failed: Vec::new(),
+        };
         let mut known = Known {
             directory: &self.directory,
             servers: &self.supervisors,
-            gate: &mut gate,
+            gate: &mut doorman,
         };
         act(&mut self.names, &mut self.poller, &mut known);
-        for (instance, name) in gate.withheld {
-            let notice = Notice::EgressRefused {
-                to: Refused::Name(name),
-                times: 1,
-            };
-            self.supervisors.tell(&self.poller, &instance, notice);
+        let Doorman {
+            withheld, failed, ..
+        } = doorman;
+        for (instance, name) in withheld {
+            let refused = Refused::Name(name);
+            if self.refusals.note(Instant::now(), &instance, &refused) {
+                self.tell_refused(&instance, refused);
+            }
         }
+        for (instance, reason) in failed {
+            self.supervisors
+                .tell(&self.poller, &instance, Notice::Failed { reason });
+        }
+    }
+
+    /// Tells a refusal for the first time; later ones are told together.
+    fn tell_refused(&mut self, instance: &str, to: Refused) {
+        let notice = Notice::EgressRefused { to, times: 1 };
+        self.supervisors.tell(&self.poller, instance, notice);
+        if let Some(next) = self.refusals.next() {
+            self.poller.at(next, Token::Refusals);
+        }
+    }
+
+    /// Reads what the kernel has logged.
+    fn logged(&mut self) {
+        let mut told = Vec::new();
+        let Some(log) = &self.kernel.log else {
+            return;
+        };
+        let (directory, refusals, opened) =
+            (&self.directory, &mut self.refusals, &self.kernel.opened);
+        // What was lost because there was too much of it is not missed: the same is counted anyway.
+        let _ = log.receive(|kind, payload| {
+            if let Some(logged) = packet_log::parse(kind, payload) {
+                told.extend(opened.refused(directory, refusals, logged.packet));
+            }
+        });
+        for (instance, refused) in told {
+            self.tell_refused(&instance, refused);
+        }
+    }
+
+    /// Looks whether somebody has taken away what is ours, and puts it back.
+    fn repair(&mut self) {
+        let result = self.try_repair();
+        if let Err(error) = result {
+            let reason = chain(&error);
+            self.supervisors
+                .tell_one(&self.poller, Notice::Failed { reason });
+        }
+    }
+
+    fn try_repair(&mut self) -> Result<(), RepairError> {
+        let Kernel {
+            dataplane,
+            opened,
+            repair,
+            ..
+        } = &mut self.kernel;
+        if !repair.is_due(dataplane)? {
+            return Ok(());
+        }
+        // Those who have just ended have taken their own away.
+        self.rows.read(&mut self.directory)?;
+        let before = self.directory.wanted();
+        let repaired = repair.repair(dataplane, &self.directory)?;
+        if !repaired.is_anything() {
+            return Ok(());
+        }
+        if repaired.tables {
+            opened.open_again(dataplane, &self.directory)?;
+        }
+        // Who has ended meanwhile did not find what was put back for it a moment later.
+        self.rows.read(&mut self.directory)?;
+        let now = self.directory.wanted();
+        let is_gone =
+            |publication: &&isle_dataplane::Publication| !now.publications.contains(publication);
+        let gone: Vec<_> = before
+            .publications
+            .iter()
+            .filter(is_gone)
+            .copied()
+            .collect();
+        if !gone.is_empty() {
+            dataplane.unpublish(&gone)?;
+        }
+        for guard in before
+            .guards
+            .iter()
+            .filter(|guard| !now.guards.contains(guard))
+        {
+            dataplane.unguard(guard)?;
+        }
+        // Sockets belong to bridges that are no more.
+        self.settle_all();
+        let what = repair::describe(&repaired);
+        if !what.is_empty() {
+            self.supervisors
+                .tell_one(&self.poller, Notice::Repaired { what });
+        }
+        for link in repaired.lost {
+            if let Some(instance) = self.directory.instance_with_link(&link) {
+                let instance = instance.to_owned();
+                self.supervisors
+                    .tell(&self.poller, &instance, Notice::LinkLost { link });
+            }
+        }
+        Ok(())
     }
 
     fn accept(&mut self) {
@@ -276,18 +438,38 @@ impl SettleError {
     }
 }
 
-/// Notes what happened around the answers.
-#[derive(Default)]
-struct Doorman {
+/// Opens what names stand for, and notes what was not looked up.
+struct Doorman<'a> {
+    directory: &'a Directory,
+    dataplane: &'a mut Dataplane,
+    opened: &'a mut Opened,
     withheld: Vec<(String, String)>,
+    failed: Vec<(String, String)>,
 }
 
-impl Gate for Doorman {
+impl Gate for Doorman<'_> {
     fn withheld(&mut self, instance: &str, name: &str) {
         self.withheld.push((instance.to_owned(), name.to_owned()));
     }
 
-    fn answered(&mut self, _: &Endpoint, _: &str, _: &[u8]) {}
+    fn answered(&mut self, endpoint: &Endpoint, name: &str, answer: &[u8]) {
+        let instance = &endpoint.instance;
+        let result = self
+            .opened
+            .open(self.dataplane, self.directory, instance, name, answer);
+        if let Err(error) = result {
+            self.failed.push((instance.clone(), chain(&error)));
+        }
+    }
+}
+
+/// Why something could not be put back.
+#[derive(Debug, thiserror::Error)]
+enum RepairError {
+    #[error("cannot read the networks from the state file")]
+    Rows(#[from] NetworkError),
+    #[error("cannot put back what the networks need in the kernel")]
+    Kernel(#[from] isle_dataplane::Error),
 }
 
 /// Tells those who wait that there will be no keeper, and why.

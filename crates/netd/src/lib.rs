@@ -28,6 +28,8 @@
 //! | `listeners` | the sockets of the gateways |
 //! | `asked`, `host_servers` | questions that were passed on; to whom |
 //! | `loopback` | published ports on `::1` |
+//! | `egress`, `refused` | what names open for instances with a policy; what was refused |
+//! | `repair` | what others take away is put back |
 //! | `wanted` | from rows to what the kernel shall have. Pure |
 //! | `fairness` | who may have how much at once. Pure |
 //! | `poller` | epoll, and points in time |
@@ -37,6 +39,7 @@
 mod asked;
 mod client;
 mod directory;
+mod egress;
 mod fairness;
 mod host_servers;
 mod keeper;
@@ -46,9 +49,11 @@ mod names;
 mod place;
 mod poller;
 mod protocol;
+mod refused;
+mod repair;
 mod rows;
 mod supervisors;
-mod wanted;
+pub mod wanted;
 
 pub use client::{AttachError, Attachment, Home};
 pub use keeper::KeeperError;

@@ -34,6 +34,14 @@ pub(crate) enum Token {
     Near(u32),
     /// Its end at the instance.
     Far(u32),
+    /// Links or tables of the kernel have changed.
+    Watch,
+    /// The moment to look whether that concerns us.
+    Repair,
+    /// The kernel has refused packets.
+    Log,
+    /// The moment to tell how often.
+    Refusals,
 }
 
 impl Token {
@@ -50,6 +58,10 @@ impl Token {
             Token::Loopback(number) => (8, number),
             Token::Near(number) => (9, number),
             Token::Far(number) => (10, number),
+            Token::Watch => (11, 0),
+            Token::Repair => (12, 0),
+            Token::Log => (13, 0),
+            Token::Refusals => (14, 0),
         };
         (kind << 32) | u64::from(number)
     }
@@ -67,7 +79,11 @@ impl Token {
             7 => Token::Asked(number),
             8 => Token::Loopback(number),
             9 => Token::Near(number),
-            _ => Token::Far(number),
+            10 => Token::Far(number),
+            11 => Token::Watch,
+            12 => Token::Repair,
+            13 => Token::Log,
+            _ => Token::Refusals,
         }
     }
 }

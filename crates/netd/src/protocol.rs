@@ -67,9 +67,14 @@ pub enum Notice {
         /// What was missing.
         what: String,
     },
-    /// It could not be put back.
-    RepairFailed {
-        /// Why.
+    /// Somebody has deleted the instance's link to a network: only its supervisor can make another.
+    LinkLost {
+        /// The link's name on the host.
+        link: String,
+    },
+    /// Something could not be done that nobody waits for.
+    Failed {
+        /// What, and why.
         reason: String,
     },
 }

@@ -122,6 +122,14 @@ impl Supervisors {
         }
     }
 
+    /// Tells some supervisor.
+    pub(crate) fn tell_one(&mut self, poller: &Poller, notice: Notice) {
+        if let Some((number, _)) = self.instances.values().next() {
+            let number = *number;
+            self.send(poller, number, &Message::Notice(notice));
+        }
+    }
+
     fn send(&mut self, poller: &Poller, number: u32, message: &Message) {
         if let Some(supervisor) = self.connections.get_mut(&number) {
             let is_answer = matches!(message, Message::Answer(_));

@@ -9,7 +9,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use isle_database::Database;
-use isle_dataplane::{Bridge, Dataplane, Realm};
+use isle_dataplane::Dataplane;
+use isle_netd::wanted::{self, Place};
 use isle_netd::{AttachError, Attachment, Home};
 use isle_network::{Egress, Endpoint, Join, Network, NewNetwork, SubnetRequest};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -27,7 +28,7 @@ pub struct House {
 pub struct Namespace(Child);
 
 impl Namespace {
-    fn new() -> Namespace {
+    pub fn new() -> Namespace {
         let child = Command::new("unshare")
             .args(["--net", "sleep", "1000"])
             .spawn()
@@ -41,13 +42,13 @@ impl Namespace {
     }
 
     /// Moves the calling thread into it.
-    fn enter(&self) {
+    pub fn enter(&self) {
         let file = std::fs::File::open(self.path()).unwrap();
         let kind = Some(LinkNameSpaceType::Network);
         move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), kind).unwrap();
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         format!("/proc/{}/ns/net", self.0.id()).into()
     }
 }
@@ -85,7 +86,8 @@ pub fn wait_for(what: &str, is_there: impl Fn() -> bool) {
     }
 }
 
-fn run(command: &mut Command) {
+/// Runs a program where the calling thread is.
+pub fn run(command: &mut Command) {
     let status = command.status().expect("the program is there");
     assert!(status.success(), "{command:?}");
 }
@@ -108,7 +110,7 @@ impl House {
         let database =
             Database::open(&folder.path().join("isle.db"), &[isle_network::SCHEMA]).unwrap();
         House {
-            dataplane: Dataplane::new(Realm::new("isle")),
+            dataplane: Dataplane::new(isle_netd::wanted::realm(folder.path())),
             database,
             folder,
             _namespace: namespace,
@@ -142,18 +144,9 @@ impl House {
             ..NewNetwork::default()
         };
         let network = isle_network::create(&self.database, &new).unwrap();
-        let bridge = self.bridge(&network);
+        let bridge = wanted::bridge(&network).unwrap();
         self.dataplane.ensure_bridge(&bridge).unwrap();
         network
-    }
-
-    pub fn bridge(&self, network: &Network) -> Bridge {
-        Bridge {
-            addresses: network.gateways().collect(),
-            is_internal: network.spec.internal,
-            masquerade: network.spec.masquerade,
-            ..Bridge::new(&network.link)
-        }
     }
 
     pub fn join(
@@ -202,9 +195,21 @@ impl House {
         let namespace = Namespace::new();
         let mut endpoints = Vec::new();
         for (place, network) in networks.iter().enumerate() {
-            let endpoint = self.join(&id, network, &format!("eth{place}"), names, egress);
-            self.connect(&namespace, network, &endpoint);
-            endpoints.push(endpoint);
+            let interface = format!("eth{place}");
+            endpoints.push(self.join(&id, network, &interface, names, egress));
+        }
+        let places = networks.iter().zip(&endpoints);
+        let places: Vec<Place<'_>> = places
+            .map(|(network, endpoint)| Place { network, endpoint })
+            .collect();
+        let file = std::fs::File::open(namespace.path()).unwrap();
+        for place in &places {
+            if let Some(guard) = wanted::guard(place.endpoint) {
+                self.dataplane.guard(&guard).unwrap();
+            }
+            let endpoint = wanted::endpoint(place, &places);
+            let inside = std::os::fd::AsFd::as_fd(&file);
+            self.dataplane.attach_namespace(&endpoint, inside).unwrap();
         }
         let mut attachment = Attachment::begin(self.home(), id.clone(), servers.to_vec())?;
         attachment.wait()?;
@@ -214,24 +219,6 @@ impl House {
             attachment,
             namespace,
         })
-    }
-
-    fn connect(&mut self, namespace: &Namespace, network: &Network, endpoint: &Endpoint) {
-        let file = std::fs::File::open(namespace.path()).unwrap();
-        let wanted = isle_dataplane::Endpoint {
-            link: endpoint.link(),
-            bridge: network.link.clone(),
-            is_isolated: false,
-            interface: endpoint.interface.clone(),
-            mac: endpoint.mac,
-            addresses: endpoint.addresses().collect(),
-            gateways: Vec::new(),
-            routes: Vec::new(),
-            mtu: None,
-        };
-        self.dataplane
-            .attach_namespace(&wanted, std::os::fd::AsFd::as_fd(&file))
-            .unwrap();
     }
 
     /// The keeper's process id.
