@@ -31,6 +31,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// So long it waits for the first.
 const FIRST_GRACE: Duration = Duration::from_secs(10);
 
+/// So long after the last start.
+const QUIET: Duration = Duration::from_secs(2);
 /// Bytes of a refused packet: the headers.
 const LOGGED: u32 = 128;
 /// Between two looks at what was refused.
@@ -116,6 +118,8 @@ pub(crate) struct Keeper {
     refusals: Refusals,
     /// When it ends if nobody comes.
     end: Option<Instant>,
+    /// When it gives memory back.
+    rest: Option<Instant>,
     is_over: bool,
 }
 
@@ -154,6 +158,7 @@ impl Keeper {
             kernel,
             refusals: Refusals::default(),
             end: Some(end),
+            rest: None,
             is_over: false,
         };
         keeper.rows.read(&mut keeper.directory)?;
@@ -202,7 +207,7 @@ impl Keeper {
             }
             Token::Watch => self.kernel.repair.ready(&mut self.poller, &self.directory),
             Token::Log => self.logged(),
-            Token::Grace | Token::Repair | Token::Refusals => {}
+            Token::Grace | Token::Repair | Token::Refusals | Token::Rest => {}
         }
     }
 
@@ -213,6 +218,12 @@ impl Keeper {
                     && self.end.is_some_and(|end| end <= Instant::now());
             }
             Token::Repair => self.repair(),
+            Token::Rest => {
+                self.rest = None;
+                isle_sys::memory::trim();
+                // When it fails, only more memory is in use than necessary.
+                let _ = isle_sys::memory::drop_code();
+            }
             Token::Refusals => {
                 let now = Instant::now();
                 for (instance, to, times) in self.refusals.due(now) {
@@ -369,6 +380,7 @@ impl Keeper {
                 Err(error) => error.answer(),
             };
             self.supervisors.answer(&self.poller, &instance, answer);
+            self.rest_later();
         }
         if let Some(instance) = heard.gone {
             // Its rows are gone too, or it runs on without a supervisor. Nobody is there to be told of an error.
@@ -380,6 +392,16 @@ impl Keeper {
             self.end = Some(end);
             self.poller.at(end, Token::Grace);
         }
+    }
+
+    /// What was needed for starts is given back when there have been none for a while.
+    fn rest_later(&mut self) {
+        if let Some(rest) = self.rest.take() {
+            self.poller.not_at(rest, Token::Rest);
+        }
+        let rest = Instant::now() + QUIET;
+        self.poller.at(rest, Token::Rest);
+        self.rest = Some(rest);
     }
 
     /// Reads the rows of an instance, and listens for it on its gateways and on `::1`.

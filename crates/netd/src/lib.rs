@@ -32,12 +32,14 @@
 //! | `repair` | what others take away is put back |
 //! | `wanted` | from rows to what the kernel shall have. Pure |
 //! | `fairness` | who may have how much at once. Pure |
+//! | `confinement` | the rights that the keeper does without |
 //! | `poller` | epoll, and points in time |
 
 #![forbid(unsafe_code)]
 
 mod asked;
 mod client;
+mod confinement;
 mod directory;
 mod egress;
 mod fairness;
@@ -97,6 +99,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<(), KeeperError
     match Keeper::new(inherited) {
         Ok(keeper) => {
             drop((listener, lock));
+            confinement::shed_rights();
             keeper.run()
         }
         Err(error) => {

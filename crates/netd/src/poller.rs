@@ -42,6 +42,8 @@ pub(crate) enum Token {
     Log,
     /// The moment to tell how often.
     Refusals,
+    /// Nothing has happened for a while.
+    Rest,
 }
 
 impl Token {
@@ -62,6 +64,7 @@ impl Token {
             Token::Repair => (12, 0),
             Token::Log => (13, 0),
             Token::Refusals => (14, 0),
+            Token::Rest => (15, 0),
         };
         (kind << 32) | u64::from(number)
     }
@@ -83,7 +86,8 @@ impl Token {
             11 => Token::Watch,
             12 => Token::Repair,
             13 => Token::Log,
-            _ => Token::Refusals,
+            14 => Token::Refusals,
+            _ => Token::Rest,
         }
     }
 }
