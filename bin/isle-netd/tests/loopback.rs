@@ -5,8 +5,9 @@
 mod house;
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv6Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use house::{House, Instance, is_skipped};
 use isle_network::{HostPort, Protocol, Publish};
@@ -15,15 +16,15 @@ const PORT: u16 = 8080;
 
 /// The sockets that keep the port are the supervisor's.
 fn publish(house: &House, instance: &mut Instance) -> Vec<OwnedFd> {
-    let publish = Publish {
-        protocol: Protocol::Tcp,
+    let publish = [Protocol::Tcp, Protocol::Udp].map(|protocol| Publish {
+        protocol,
         port: 80,
         host: None,
         host_port: HostPort::Within(PORT, PORT),
-    };
-    let published = house.database.write(|transaction| {
-        isle_network::publish(transaction, &instance.id, std::slice::from_ref(&publish))
     });
+    let published = house
+        .database
+        .write(|transaction| isle_network::publish(transaction, &instance.id, &publish));
     let held = published
         .unwrap()
         .into_iter()
@@ -38,9 +39,17 @@ fn serve(instance: &Instance, address: &str) {
     std::thread::scope(|scope| {
         let listener = scope.spawn(|| {
             instance.enter();
-            TcpListener::bind((address, 80)).unwrap()
+            let datagrams = UdpSocket::bind((address, 80)).unwrap();
+            (TcpListener::bind((address, 80)).unwrap(), datagrams)
         });
-        let listener = listener.join().unwrap();
+        let (listener, datagrams) = listener.join().unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while let Ok((count, from)) = datagrams.recv_from(&mut buffer) {
+                buffer[..count].reverse();
+                let _ = datagrams.send_to(&buffer[..count], from);
+            }
+        });
         std::thread::spawn(move || {
             while let Ok((mut stream, _)) = listener.accept() {
                 let mut all = Vec::new();
@@ -51,6 +60,23 @@ fn serve(instance: &Instance, address: &str) {
             }
         });
     });
+}
+
+/// As [`ask`], in a datagram.
+fn ask_by_datagram(bytes: &[u8]) -> Vec<u8> {
+    let socket = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+    socket.connect((Ipv6Addr::LOCALHOST, PORT)).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let mut buffer = [0; 2048];
+    // Twice: the second goes the way of the first.
+    for _ in 0..2 {
+        socket.send(bytes).unwrap();
+        let count = socket.recv(&mut buffer).unwrap();
+        assert_eq!(count, bytes.len());
+    }
+    buffer[..bytes.len()].to_vec()
 }
 
 fn ask(bytes: &[u8]) -> Vec<u8> {
@@ -100,6 +126,7 @@ fn check(subnets: &[&str], address: &str) {
     std::thread::scope(|scope| {
         for number in 0..40_u8 {
             scope.spawn(move || assert_eq!(ask(&[number, 0]), [0, number]));
+            scope.spawn(move || assert_eq!(ask_by_datagram(&[number, 0]), [0, number]));
         }
     });
 
@@ -136,6 +163,9 @@ fn a_port_that_somebody_else_has_is_told() {
     );
     assert_eq!(insert.unwrap(), 1);
     let error = web.attachment.changed().unwrap_err();
-    assert!(error.to_string().contains("port 8080 on ::1"), "{error}");
-    assert!(error.hint().is_some_and(|hint| hint.contains("ss -ltnp")));
+    assert!(
+        error.to_string().contains("port 8080/tcp on ::1"),
+        "{error}"
+    );
+    assert!(error.hint().is_some_and(|hint| hint.contains("ss -lntup")));
 }

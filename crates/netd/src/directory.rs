@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use isle_dataplane::Wanted;
 use isle_network::{Egress, Endpoint, Network, Publication};
 
+use crate::loopback::Port;
 use crate::wanted::{self, Place};
 
 /// A network, as long as this process lives.
@@ -222,12 +223,8 @@ impl Directory {
         self.publications.keys().cloned().collect()
     }
 
-    pub(crate) fn has_publications(&self, instance: &str) -> bool {
-        self.publications.contains_key(instance)
-    }
-
     /// The ports of an instance that are published on `::1`, and where they lead.
-    pub(crate) fn ports_on_loopback(&self, instance: &str) -> BTreeMap<u16, SocketAddr> {
+    pub(crate) fn ports_on_loopback(&self, instance: &str) -> BTreeMap<Port, SocketAddr> {
         match self.publications.get(instance) {
             Some(publications) => wanted::on_loopback(&self.places(instance), publications),
             None => BTreeMap::new(),

@@ -202,9 +202,11 @@ impl Keeper {
             Token::Stream(_) | Token::Asked(_) => {
                 self.with_names(|names, poller, known| names.ready(poller, ready, known));
             }
-            Token::Loopback(_) | Token::Near(_) | Token::Far(_) => {
-                self.loopback.ready(&self.poller, ready);
-            }
+            Token::Loopback(_)
+            | Token::Near(_)
+            | Token::Far(_)
+            | Token::LoopbackDatagrams(_)
+            | Token::LoopbackSender(_) => self.loopback.ready(&mut self.poller, ready),
             Token::Watch => self.kernel.repair.ready(&mut self.poller, &self.directory),
             Token::Log => self.logged(),
             Token::Grace | Token::Repair | Token::Refusals | Token::Rest => {}
@@ -217,6 +219,7 @@ impl Keeper {
                 self.is_over = self.supervisors.is_empty()
                     && self.end.is_some_and(|end| end <= Instant::now());
             }
+            Token::LoopbackSender(_) => self.loopback.due(&mut self.poller, token),
             Token::Repair => self.repair(),
             Token::Rest => {
                 self.rest = None;
@@ -410,7 +413,7 @@ impl Keeper {
         let networks = self.directory.networks_of_instance(instance).to_vec();
         self.listen(&networks)?;
         let ports = self.directory.ports_on_loopback(instance);
-        Ok(self.loopback.set(&self.poller, instance, &ports)?)
+        Ok(self.loopback.set(&mut self.poller, instance, &ports)?)
     }
 
     /// Listens on the gateways of networks, all that can be had.
@@ -426,11 +429,11 @@ impl Keeper {
     fn settle_all(&mut self) {
         drop(self.listen(&self.directory.used()));
         self.names.close_unused(&mut self.poller, &self.directory);
-        self.loopback
-            .keep(|instance| self.directory.has_publications(instance));
-        for instance in self.directory.publishing() {
+        let mut instances = self.loopback.instances();
+        instances.extend(self.directory.publishing());
+        for instance in instances {
             let ports = self.directory.ports_on_loopback(&instance);
-            drop(self.loopback.set(&self.poller, &instance, &ports));
+            drop(self.loopback.set(&mut self.poller, &instance, &ports));
         }
     }
 }

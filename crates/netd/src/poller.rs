@@ -34,6 +34,10 @@ pub(crate) enum Token {
     Near(u32),
     /// Its end at the instance.
     Far(u32),
+    /// Datagrams come to a published port on `::1`.
+    LoopbackDatagrams(u32),
+    /// And answers of the instance to one sender.
+    LoopbackSender(u32),
     /// Links or tables of the kernel have changed.
     Watch,
     /// The moment to look whether that concerns us.
@@ -65,6 +69,8 @@ impl Token {
             Token::Log => (13, 0),
             Token::Refusals => (14, 0),
             Token::Rest => (15, 0),
+            Token::LoopbackDatagrams(number) => (16, number),
+            Token::LoopbackSender(number) => (17, number),
         };
         (kind << 32) | u64::from(number)
     }
@@ -87,7 +93,9 @@ impl Token {
             12 => Token::Repair,
             13 => Token::Log,
             14 => Token::Refusals,
-            _ => Token::Rest,
+            15 => Token::Rest,
+            16 => Token::LoopbackDatagrams(number),
+            _ => Token::LoopbackSender(number),
         }
     }
 }

@@ -8,6 +8,8 @@ use std::path::Path;
 
 use isle_dataplane::{Bridge, Destination, Guard, Realm};
 use isle_network::{Driver, Egress, Endpoint, Network, Protocol, Publication};
+
+use crate::loopback::Port;
 use sha2::{Digest as _, Sha256};
 
 /// Whose tables of the kernel they are: those of the usual root have a name that people know.
@@ -95,11 +97,11 @@ pub fn published(
     published
 }
 
-/// The TCP ports that are published on `::1` too, and where they lead: to IPv6 where the instance has it.
+/// The ports that are published on `::1` too, and where they lead: to IPv6 where the instance has it.
 pub(crate) fn on_loopback(
     places: &[Place<'_>],
     publications: &[Publication],
-) -> BTreeMap<u16, SocketAddr> {
+) -> BTreeMap<Port, SocketAddr> {
     let Some(to) = target(places, true).or_else(|| target(places, false)) else {
         return BTreeMap::new();
     };
@@ -110,10 +112,11 @@ pub(crate) fn on_loopback(
     };
     publications
         .iter()
-        .filter(|publication| {
-            publication.protocol == Protocol::Tcp && includes_loopback(publication.host)
+        .filter(|publication| includes_loopback(publication.host))
+        .map(|publication| {
+            let port = (publication.protocol, publication.host_port);
+            (port, SocketAddr::new(to, publication.port))
         })
-        .map(|publication| (publication.host_port, SocketAddr::new(to, publication.port)))
         .collect()
 }
 

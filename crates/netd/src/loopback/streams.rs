@@ -1,6 +1,4 @@
-//! Published ports on `::1`. The kernel passes on what is for `127.0.0.1` (`route_localnet`), but has nothing like it
-//! for IPv6: connections of the host's own programs to `::1` are taken here and copied. Nothing from elsewhere comes
-//! this way.
+//! TCP: each connection is taken, continued to the instance, and spliced.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,29 +25,10 @@ const ROOM: usize = 64 * 1024;
 /// Pieces that are copied before others have their turn.
 const AT_ONCE: usize = 8;
 
-/// Why a port of `::1` cannot be had.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot publish port {port} on ::1")]
-pub(crate) struct LoopbackError {
-    port: u16,
-    source: io::Error,
-}
-
-impl LoopbackError {
-    pub(crate) fn hint(&self) -> Option<String> {
-        (self.source.kind() == io::ErrorKind::AddrInUse).then(|| {
-            let LoopbackError { port, .. } = self;
-            format!("another program of the host has it: see `ss -ltnp sport = {port}`, or publish another port")
-        })
-    }
-}
-
-/// All of them.
+/// All ports and their connections.
 #[derive(Debug)]
-pub(crate) struct Loopback {
+pub(crate) struct Streams {
     ports: BTreeMap<u32, Port>,
-    /// By instance: the ports and where they lead.
-    instances: BTreeMap<String, BTreeMap<u16, (SocketAddr, u32)>>,
     pairs: BTreeMap<u32, Pair>,
     shares: Shares<u32>,
     next: u32,
@@ -85,80 +64,32 @@ struct Flow {
     is_done: bool,
 }
 
-impl Loopback {
-    pub(crate) fn new() -> Loopback {
-        Loopback {
+impl Streams {
+    pub(crate) fn new() -> Streams {
+        Streams {
             ports: BTreeMap::new(),
-            instances: BTreeMap::new(),
             pairs: BTreeMap::new(),
             shares: Shares::new(EACH, ALL),
             next: 0,
         }
     }
 
-    /// These are an instance's ports from now on. Connections that are there stay.
-    ///
-    /// # Errors
-    /// For the first port that cannot be had; the others are taken.
-    pub(crate) fn set(
+    /// Takes a port. `None`: the kernel has no IPv6.
+    pub(crate) fn open(
         &mut self,
         poller: &Poller,
-        instance: &str,
-        wanted: &BTreeMap<u16, SocketAddr>,
-    ) -> Result<(), LoopbackError> {
-        if wanted.is_empty() && !self.instances.contains_key(instance) {
-            return Ok(());
-        }
-        let mut known = self.instances.remove(instance).unwrap_or_default();
-        known.retain(|port, (to, number)| {
-            let stays = wanted.get(port) == Some(to);
-            if !stays {
-                self.ports.remove(number);
-            }
-            stays
-        });
-        let mut result = Ok(());
-        for (&port, &to) in wanted {
-            if known.contains_key(&port) {
-                continue;
-            }
-            match self.open(poller, port, to) {
-                Ok(Some(number)) => drop(known.insert(port, (to, number))),
-                // A kernel without IPv6 has no `::1`.
-                Ok(None) => {}
-                Err(source) => result = result.and(Err(LoopbackError { port, source })),
-            }
-        }
-        if !known.is_empty() {
-            self.instances.insert(instance.to_owned(), known);
-        }
-        result
-    }
-
-    /// Forgets the ports of instances that are not there.
-    pub(crate) fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
-        let ports = &mut self.ports;
-        self.instances.retain(|instance, known| {
-            let stays = is_there(instance);
-            if !stays {
-                for (_, number) in known.values() {
-                    ports.remove(number);
-                }
-            }
-            stays
-        });
-    }
-
-    fn open(&mut self, poller: &Poller, port: u16, to: SocketAddr) -> io::Result<Option<u32>> {
+        port: u16,
+        to: SocketAddr,
+    ) -> io::Result<Option<u32>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = match socket_with(AddressFamily::INET6, SocketType::STREAM, flags, None) {
-            Err(Errno::AFNOSUPPORT) => return Ok(None),
+            Err(error) if super::is_without_ipv6(&error.into()) => return Ok(None),
             socket => socket?,
         };
         sockopt::set_ipv6_v6only(&socket, true)?;
         sockopt::set_socket_reuseaddr(&socket, true)?;
         match bind(&socket, &SocketAddr::from((Ipv6Addr::LOCALHOST, port))) {
-            Err(Errno::ADDRNOTAVAIL) => return Ok(None),
+            Err(error) if super::is_without_ipv6(&error.into()) => return Ok(None),
             bound => bound?,
         }
         listen(&socket, BACKLOG)?;
@@ -167,6 +98,11 @@ impl Loopback {
         let listener = TcpListener::from(socket);
         self.ports.insert(number, Port { listener, to });
         Ok(Some(number))
+    }
+
+    /// Lets go of a port. Connections that are there stay.
+    pub(crate) fn close_port(&mut self, number: u32) {
+        self.ports.remove(&number);
     }
 
     fn number(&mut self) -> u32 {
