@@ -392,6 +392,29 @@ fn who_changes_rows_without_a_word_is_found_out() {
 }
 
 #[test]
+fn a_server_of_the_host_on_all_addresses_is_no_obstacle_when_it_lets_others_in() {
+    if is_skipped() {
+        return;
+    }
+    let mut house = House::new(LOCALHOST);
+    let front = house.network("front", &["10.81.0.0/24"], false);
+    // As dnsmasq does it.
+    use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
+    let datagrams = socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
+    sockopt::set_socket_reuseaddr(&datagrams, true).unwrap();
+    bind(&datagrams, &std::net::SocketAddr::from(([0, 0, 0, 0], 53))).unwrap();
+    let streams = std::net::TcpListener::bind("0.0.0.0:53").unwrap();
+    let mut web = house.instance(1, &[&front], &["web"]);
+    assert_eq!(web.dig(web.gateway(&front), &["web", "A"]).len(), 1);
+    let told = web.attachment.tend();
+    assert!(
+        matches!(&told[..], [Notice::Failed { reason }] if reason.contains("UDP alone")),
+        "{told:?}"
+    );
+    drop((datagrams, streams));
+}
+
+#[test]
 fn what_cannot_be_done_is_told_with_the_reason() {
     if is_skipped() {
         return;

@@ -383,6 +383,10 @@ impl Keeper {
                 Err(error) => error.answer(),
             };
             self.supervisors.answer(&self.poller, &instance, answer);
+            for reason in self.names.take_warnings() {
+                self.supervisors
+                    .tell(&self.poller, &instance, Notice::Failed { reason });
+            }
             self.rest_later();
         }
         if let Some(instance) = heard.gone {

@@ -25,7 +25,8 @@ const ROOM: usize = 1 << 20;
 pub(crate) struct Listener {
     pub(crate) network: NetworkKey,
     pub(crate) datagrams: UdpSocket,
-    pub(crate) streams: TcpListener,
+    /// `None`: another program of the host has the port of TCP on all addresses.
+    pub(crate) streams: Option<TcpListener>,
 }
 
 /// All of them.
@@ -34,6 +35,8 @@ pub(crate) struct Listeners {
     /// Which one a gateway has, and the number of the bridge that it was made for: one that was made anew has another.
     gateways: BTreeMap<(NetworkKey, IpAddr), (u32, u32)>,
     listeners: BTreeMap<u32, Listener>,
+    /// What is told to somebody: addresses where names are answered by UDP alone.
+    warnings: Vec<String>,
     next: u32,
 }
 
@@ -61,6 +64,11 @@ impl ListenError {
 impl Listeners {
     pub(crate) fn get(&self, number: u32) -> Option<&Listener> {
         self.listeners.get(&number)
+    }
+
+    /// What has become known since the last call, for people.
+    pub(crate) fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
     }
 
     /// Listens on the gateways of a network, on its bridge of this moment.
@@ -128,16 +136,29 @@ impl Listeners {
     ) -> io::Result<u32> {
         let to = SocketAddr::new(address, PORT);
         let datagrams = bound(to, link, SocketType::DGRAM)?;
-        let streams = bound(to, link, SocketType::STREAM)?;
-        listen(&streams, BACKLOG)?;
+        let streams = match bound(to, link, SocketType::STREAM) {
+            // Its datagrams are ours all the same where it lets others in (dnsmasq does): the kernel gives them to the
+            // socket of the one address and the one link.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                self.warnings.push(format!(
+                    "another program of the host has TCP port {PORT} on all addresses: on {address} names are \
+                     answered by UDP alone, and long answers are cut"
+                ));
+                None
+            }
+            streams => Some(streams?),
+        };
         let number = self.next;
         poller.add(&datagrams, Token::Datagrams(number), Interest::READ)?;
-        poller.add(&streams, Token::Streams(number), Interest::READ)?;
+        if let Some(streams) = &streams {
+            listen(streams, BACKLOG)?;
+            poller.add(streams, Token::Streams(number), Interest::READ)?;
+        }
         self.next += 1;
         let listener = Listener {
             network,
             datagrams: datagrams.into(),
-            streams: streams.into(),
+            streams: streams.map(TcpListener::from),
         };
         self.listeners.insert(number, listener);
         Ok(number)
@@ -163,10 +184,10 @@ fn bound(to: SocketAddr, link: &str, kind: SocketType) -> io::Result<OwnedFd> {
             sockopt::set_ipv6_freebind(&socket, true)?;
         }
     }
-    match kind {
-        SocketType::STREAM => sockopt::set_socket_reuseaddr(&socket, true)?,
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if kind == SocketType::DGRAM {
         // Less is no reason not to answer.
-        _ => drop(sockopt::set_socket_recv_buffer_size_force(&socket, ROOM)),
+        drop(sockopt::set_socket_recv_buffer_size_force(&socket, ROOM));
     }
     isle_sys::socket::bind_to_link(&socket, link)?;
     bind(&socket, &to)?;

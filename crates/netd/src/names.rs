@@ -108,6 +108,11 @@ impl Names {
         }
     }
 
+    /// What has become known since the last call, for people.
+    pub(crate) fn take_warnings(&mut self) -> Vec<String> {
+        self.listeners.take_warnings()
+    }
+
     /// Something is ready that belongs to the name server.
     pub(crate) fn ready(&mut self, poller: &mut Poller, ready: Ready, known: &mut Known<'_>) {
         match ready.token {
@@ -282,10 +287,12 @@ impl Names {
             let Some(listener) = self.listeners.get(number) else {
                 return;
             };
-            let (stream, from) = match listener.streams.accept() {
-                Ok(accepted) => accepted,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => return,
+            let accepted = listener
+                .streams
+                .as_ref()
+                .and_then(|streams| streams.accept().ok());
+            let Some((stream, from)) = accepted else {
+                return;
             };
             let asker = (listener.network, from.ip());
             match self.shares.ask(asker) {

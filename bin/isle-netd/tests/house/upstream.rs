@@ -24,8 +24,8 @@ impl Count {
 pub fn start(address: IpAddr, last: u8) -> Count {
     let count = Count::default();
     let to = SocketAddr::new(address, 53);
-    let datagrams = UdpSocket::bind(to).unwrap();
-    let streams = TcpListener::bind(to).unwrap();
+    let datagrams = UdpSocket::bind(to).expect("port 53 is free");
+    let streams = TcpListener::bind(to).expect("port 53 is free");
     let counted = count.clone();
     std::thread::spawn(move || {
         let mut buffer = [0; 2048];
@@ -46,9 +46,9 @@ pub fn start(address: IpAddr, last: u8) -> Count {
             while stream.read_exact(&mut length).is_ok() {
                 counted.0.fetch_add(1, Ordering::SeqCst);
                 let mut question = vec![0; usize::from(u16::from_be_bytes(length))];
-                stream.read_exact(&mut question).unwrap();
+                stream.read_exact(&mut question).expect("a whole question");
                 let answer = answer(&question, last);
-                let length = u16::try_from(answer.len()).unwrap().to_be_bytes();
+                let length = u16::try_from(answer.len()).expect("it fits").to_be_bytes();
                 let _ = stream.write_all(&[&length, &answer[..]].concat());
             }
         }
@@ -57,7 +57,7 @@ pub fn start(address: IpAddr, last: u8) -> Count {
 }
 
 fn answer(question: &[u8], last: u8) -> Vec<u8> {
-    let question = Packet::parse(question).unwrap();
+    let question = Packet::parse(question).expect("a question");
     let name = question.questions[0].qname.clone();
     let text = name.to_string();
     let mut packet = question.clone().into_reply();
@@ -80,11 +80,14 @@ fn answer(question: &[u8], last: u8) -> Vec<u8> {
             RData::A(A { address }),
         ));
     }
-    packet.build_bytes_vec_compressed().unwrap()
+    packet
+        .build_bytes_vec_compressed()
+        .expect("an answer can be written")
 }
 
 fn cut(question: &[u8]) -> Vec<u8> {
-    let mut packet = Packet::parse(question).unwrap().into_reply();
+    let question = Packet::parse(question).expect("a question");
+    let mut packet = question.into_reply();
     packet.set_flags(PacketFlag::TRUNCATION);
-    packet.build_bytes_vec().unwrap()
+    packet.build_bytes_vec().expect("an answer can be written")
 }
