@@ -51,6 +51,27 @@ impl Invocation {
         self
     }
 
+    /// The same, called by another program, whose words these are: `unshare --mount isle …`.
+    ///
+    /// # Panics
+    /// Without words.
+    #[must_use]
+    pub fn through(self, words: &[&str]) -> Invocation {
+        let (program, arguments) = words.split_first().expect("the name of a program");
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .arg(self.command.get_program())
+            .args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Invocation { command, ..self }
+    }
+
     /// As one would type it.
     #[must_use]
     pub fn text(&self) -> String {

@@ -6,11 +6,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use isle_tests::{Level, Need, World};
+use isle_tests::{Level, Need, World, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
 
 isle_tests::stories! {
     only Level::Vm;
+    stats_and_inspect_show_what_it_costs_the_host [Need::Isle],
+    memory_goes_to_a_host_that_is_short_and_comes_back [Need::Isle],
+    memory_and_processors_change_within_the_machine [Need::Isle, Need::CgroupMemory],
     whose_memory_ran_out_is_said [Need::Isle, Need::CgroupMemory],
     a_killed_hypervisor_is_said_and_leaves_nothing [Need::Isle],
     a_panic_of_the_guest_is_said_in_its_words [Need::Isle],
@@ -49,6 +52,117 @@ fn memory_limit(pid: i32) -> PathBuf {
         }
     }
     panic!("no control group limits its memory: {groups}");
+}
+
+/// One reading of an instance, by a template.
+fn stats(world: &World, name: &str, template: &str) -> String {
+    world
+        .isle(["stats", "--no-stream", "--format", template, name])
+        .succeeds()
+}
+
+fn stats_and_inspect_show_what_it_costs_the_host(world: &World) {
+    world.background("n", &[], &["sleep", "1000"]);
+    let table = world.isle(["stats", "--no-stream", "n"]).succeeds();
+    assert!(table.contains("HOST MEM"), "{table}");
+    let machine = &world.inspect("n")["Machine"];
+    let number = |value: &serde_json::Value| value.as_u64().expect("a number");
+    assert_eq!(machine["IsElastic"], true, "{machine}");
+    assert_eq!(machine["GuestMemory"], machine["Memory"], "{machine}");
+    let host = number(&machine["HostMemory"]["Proportional"]);
+    // What it costs is neither nothing nor all that it could have.
+    assert!(
+        host > 1 << 20 && host < number(&machine["Memory"]),
+        "{machine}"
+    );
+    assert!(
+        number(&machine["HostMemory"]["Private"]) > 1 << 20,
+        "{machine}"
+    );
+    // Paused, it cannot say what it uses, and the host can.
+    world.isle(["pause", "n"]).succeeds();
+    let paused = stats(world, "n", "{{.MemUsage}} {{.HostMem}} {{.CPUPerc}}");
+    assert!(!paused.contains("--"), "{paused}");
+    world.isle(["unpause", "n"]).succeeds();
+    assert_ne!(stats(world, "n", "{{.PIDs}}"), "0");
+}
+
+/// `/proc/meminfo` of a host with so much of its memory available.
+fn meminfo(available_percent: u64) -> String {
+    let total = 16 << 20;
+    let available = total / 100 * available_percent;
+    format!("MemTotal: {total} kB\nMemFree: {available} kB\nMemAvailable: {available} kB\n")
+}
+
+fn memory_goes_to_a_host_that_is_short_and_comes_back(world: &World) {
+    let image = world.busybox();
+    // Its supervisor sees a host as we like it, in a mount namespace that ends with it.
+    let host = world.file("meminfo", meminfo(50));
+    let inside = r#"mount --make-rprivate / && mount --bind "$0" /proc/meminfo && exec "$@""#;
+    world
+        .isle(["run", "-d", "--name", "n", &image, "sleep", "1000"])
+        .through(&["unshare", "--mount", "sh", "-c", inside, &host])
+        .succeeds();
+    let guest = || {
+        let machine = world.inspect("n")["Machine"].clone();
+        let number = |key: &str| machine[key].as_u64().expect("a number");
+        (number("GuestMemory"), number("Memory"))
+    };
+    let seen_inside = || -> u64 {
+        let meminfo = world.isle(["exec", "n", "cat", "/proc/meminfo"]).succeeds();
+        let number = meminfo
+            .lines()
+            .find_map(|line| line.strip_prefix("MemAvailable:"))
+            .and_then(|rest| rest.split_whitespace().next())
+            .expect("a number");
+        number.parse().expect("a number")
+    };
+    let before = seen_inside();
+    fs::write(&host, meminfo(1)).expect("our own file");
+    wait_for("the guest has let go of half of what it had", || {
+        let (guest, machine) = guest();
+        guest <= machine / 2
+    });
+    wait_for("the guest knows", || seen_inside() < before * 2 / 3);
+    assert!(stats(world, "n", "{{.GuestMem}}").contains(" / "));
+    fs::write(&host, meminfo(50)).expect("our own file");
+    wait_for("the guest has it again", || {
+        let (guest, machine) = guest();
+        guest == machine
+    });
+    wait_for("the guest knows", || seen_inside() > before * 9 / 10);
+}
+
+fn memory_and_processors_change_within_the_machine(world: &World) {
+    world.background("n", &["-m", "256m"], &["sleep", "1000"]);
+    let limit = || {
+        world
+            .isle(["exec", "n", "cat", "/sys/fs/cgroup/memory.max"])
+            .succeeds()
+    };
+    let update = |flag: &str, value: &str| world.isle(["update", flag, value, "n"]).run();
+    let guest = || world.inspect("n")["Machine"]["GuestMemory"].as_u64();
+    assert_eq!(limit(), (256 << 20).to_string());
+    for (memory, bytes) in [("128m", 128_u64 << 20), ("300m", 300 << 20)] {
+        assert_eq!(update("--memory", memory).code(), 0);
+        assert_eq!(limit(), bytes.to_string());
+        let guest = guest().expect("a number");
+        assert!(guest > bytes && guest < bytes + (80 << 20), "{guest}");
+    }
+    let refused = update("--memory", "2g");
+    assert_eq!(refused.code(), 1);
+    refused.complains("stop the instance");
+    assert_eq!(limit(), (300 << 20).to_string());
+    assert_eq!(update("--cpus", "0.5").code(), 0);
+    let refused = update("--cpus", "1.5");
+    assert_eq!(refused.code(), 1);
+    refused.complains("processors (1)");
+    assert_eq!(world.inspect("n")["HostConfig"]["NanoCpus"], 500_000_000);
+    // As told: after the next start it has them.
+    world.isle(["stop", "-t", "0", "n"]).succeeds();
+    assert_eq!(update("--cpus", "1.5").code(), 0);
+    world.isle(["start", "n"]).succeeds();
+    assert_eq!(world.isle(["exec", "n", "nproc"]).succeeds(), "2");
 }
 
 fn whose_memory_ran_out_is_said(world: &World) {

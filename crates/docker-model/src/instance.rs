@@ -4,6 +4,7 @@ use std::path::Path;
 
 use isle_engine::Paths;
 use isle_engine::config::LogDriver;
+use isle_engine::machines::Machine;
 use isle_engine::state::Instance;
 use isle_types::Accelerator;
 use serde_json::{Value, json};
@@ -15,6 +16,8 @@ use crate::{command_line, config, host_config, mounts, network, state};
 pub struct Surroundings {
     /// Bytes in its writable layer, and in all of its root file system: `--size`.
     pub sizes: Option<(u64, u64)>,
+    /// The virtual machine that it runs in.
+    pub machine: Option<Machine>,
 }
 
 /// An instance as `docker inspect` shows it. `State.Health` and `Config.Healthcheck` are `null` when
@@ -68,6 +71,18 @@ pub fn inspect(instance: &Instance, paths: &Paths, surroundings: &Surroundings) 
     value["Mounts"] = mounts::mounts(&instance.config, &paths.root.join("volumes"));
     value["Config"] = config::config(instance);
     value["NetworkSettings"] = network::settings(instance);
+    if let Some(machine) = surroundings.machine {
+        value["Machine"] = json!({
+            "VCPUs": machine.vcpus,
+            "Memory": machine.memory.memory_bytes,
+            "GuestMemory": machine.memory.guest_memory_bytes,
+            "IsElastic": machine.is_elastic,
+            "HostMemory": {
+                "Proportional": machine.memory.host_bytes,
+                "Private": machine.memory.host_private_bytes,
+            },
+        });
+    }
     value["Isolation"] = json!(instance.config.isolation.to_string());
     if let Some(accelerator) = instance.state.accelerator {
         value["Accelerator"] = json!(accelerator.to_string());
@@ -261,6 +276,7 @@ mod tests {
     fn an_instance_with_everything_inspects_as_in_the_golden_file() {
         let surroundings = Surroundings {
             sizes: Some((4096, 120_000_000)),
+            machine: None,
         };
         let value = inspect(&rich(), &paths(), &surroundings);
         assert_golden("rich.json", &for_print(value));

@@ -1,10 +1,12 @@
 //! What instances of level `vm` are started from, for those who manage it: templates, and pools of machines that wait.
 
 use isle_qemu::{Pool, PoolSummary, Store, Summary};
+use isle_types::Isolation;
 
 use crate::backend::{StartError, vm};
 use crate::config::Resources;
-use crate::{Paths, Preparation};
+use crate::state::Instance;
+use crate::{MachineStats, Paths, Preparation};
 
 pub use isle_qemu::{PoolError, TemplateError};
 
@@ -12,6 +14,27 @@ pub use isle_qemu::{PoolError, TemplateError};
 pub type Template = Summary;
 /// The pool of one template.
 pub type PoolState = PoolSummary;
+
+/// The machine of an instance, as the host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Whether its memory follows what the host has.
+    pub is_elastic: bool,
+    /// Its memory, and what it costs.
+    pub memory: MachineStats,
+}
+
+/// The machine of an instance; `None` when none runs for it.
+#[must_use]
+pub fn of_instance(instance: &Instance, paths: &Paths) -> Option<Machine> {
+    let pid = instance.state.pid?;
+    match instance.config.isolation {
+        Isolation::Container => None,
+        Isolation::Vm => vm::machine(instance, paths, pid),
+    }
+}
 
 fn templates_of(paths: &Paths) -> Store {
     vm::pool::templates(paths)

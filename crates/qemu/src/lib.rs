@@ -63,4 +63,4 @@ pub use process::{Ended, ProcessError};
 pub use program::{Program, ProgramError, Version};
 pub use start::{Launch, StartError, Starting};
 pub use template::{Key, Making, Progress, Store, Summary, Template, TemplateError};
-pub use vm::{Memory, Vm, VmError};
+pub use vm::{Memory, Vm, VmError, host_memory};

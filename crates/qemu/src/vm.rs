@@ -444,7 +444,10 @@ pub(crate) fn assign(
 }
 
 /// PSS and private bytes of a process, see proc_pid_smaps(5).
-pub(crate) fn host_memory(pid: i32) -> io::Result<(u64, u64)> {
+///
+/// # Errors
+/// When it has ended.
+pub fn host_memory(pid: i32) -> io::Result<(u64, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let kib = |key: &str| -> u64 {
         text.lines()

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use isle_docker_model::instance::{Surroundings, for_print, inspect};
-use isle_engine::EngineError;
+use isle_engine::{EngineError, machines};
 use isle_format::Template;
 use serde_json::Value;
 
@@ -94,7 +94,8 @@ pub fn instance(context: &Context, name: &str, with_size: bool) -> Result<Value>
         let image = images::size(context, &instance.image_id).unwrap_or(0);
         (writable, writable + image)
     });
-    Ok(inspect(&instance, &paths, &Surroundings { sizes }))
+    let machine = machines::of_instance(&instance, &paths);
+    Ok(inspect(&instance, &paths, &Surroundings { sizes, machine }))
 }
 
 /// Prints what is found as one JSON array, or by a template a line; says what is not found.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use isle_docker_model::status;
 use isle_engine::state::{Instance, Status};
-use isle_engine::{Engine, Stats};
+use isle_engine::{Engine, MachineStats, Stats};
 use isle_format::{Column, Row, human, column};
+use isle_types::Isolation;
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -37,7 +38,9 @@ pub struct Args {
     instances: Vec<String>,
 }
 
-const COLUMNS: [Column; 9] = [
+/// The columns without template: those of Docker, and where there is a virtual machine what it costs the host.
+const DEFAULT: usize = 8;
+const COLUMNS: [Column; 12] = [
     column("ID", "CONTAINER ID"),
     column("Name", "NAME"),
     column("CPUPerc", "CPU %"),
@@ -46,6 +49,9 @@ const COLUMNS: [Column; 9] = [
     column("NetIO", "NET I/O"),
     column("BlockIO", "BLOCK I/O"),
     column("PIDs", "PIDS"),
+    column("HostMem", "HOST MEM"),
+    column("HostMemPrivate", "PRIVATE HOST MEM"),
+    column("GuestMem", "GUEST MEM / MACHINE"),
     column("Container", "CONTAINER"),
 ];
 
@@ -60,7 +66,8 @@ pub fn run(args: &Args, context: &Context) -> Result {
         only: None,
         without_titles: false,
     };
-    let listing = list.listing(&COLUMNS[..8])?;
+    // A mistake in a template is told before a reading is waited for.
+    list.listing(&COLUMNS[..DEFAULT])?;
     let engine = context.engine()?;
     let is_screen = !args.no_stream && rustix::termios::isatty(std::io::stdout());
     let mut before = readings(engine, args)?;
@@ -75,6 +82,10 @@ pub fn run(args: &Args, context: &Context) -> Result {
                 row(instance, earlier, stats.as_ref(), args.no_trunc)
             })
             .collect();
+        let has_machine = now
+            .iter()
+            .any(|(instance, _)| instance.config.isolation == Isolation::Vm);
+        let listing = list.listing(&COLUMNS[..DEFAULT + usize::from(has_machine)])?;
         let text = listing.render(&COLUMNS, &rows)?;
         match is_screen {
             true => output::print(&format!("{CLEAR}{text}"))?,
@@ -120,6 +131,23 @@ fn row(instance: &Instance, before: Option<&Stats>, now: Option<&Stats>, no_trun
         false => instance.id.short(),
     };
     let dash = || "--".to_owned();
+    let machine = now.and_then(|stats| stats.machine);
+    // A container takes of the host what it uses.
+    let host = |of: fn(MachineStats) -> u64| match (machine, now) {
+        (Some(machine), _) => human::binary_size(of(machine)),
+        (None, Some(stats)) => human::binary_size(stats.memory_bytes),
+        (None, None) => dash(),
+    };
+    let guest = machine.map_or_else(
+        || "-- / --".to_owned(),
+        |machine| {
+            format!(
+                "{} / {}",
+                human::binary_size(machine.guest_memory_bytes),
+                human::binary_size(machine.memory_bytes)
+            )
+        },
+    );
     let (cpu, memory, memory_percent, network, block, pids) = match now {
         None => (
             dash(),
@@ -162,6 +190,9 @@ fn row(instance: &Instance, before: Option<&Stats>, now: Option<&Stats>, no_trun
         ("NetIO", text(network)),
         ("BlockIO", text(block)),
         ("PIDs", text(pids)),
+        ("HostMem", text(host(|machine| machine.host_bytes))),
+        ("HostMemPrivate", text(host(|machine| machine.host_private_bytes))),
+        ("GuestMem", text(guest)),
         ("State", json!(status::word(instance.state.status))),
     ])
 }

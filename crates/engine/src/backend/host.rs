@@ -12,6 +12,37 @@ pub(crate) struct HostUsage {
     pub(crate) memory_bytes: u64,
 }
 
+/// The host's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HostMemory {
+    /// All of it, in bytes.
+    pub(crate) total: u64,
+    /// What could be had without swapping, in bytes.
+    pub(crate) available: u64,
+}
+
+impl HostMemory {
+    /// From `/proc/meminfo`, see proc_meminfo(5).
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn read() -> io::Result<HostMemory> {
+        let text = fs::read_to_string("/proc/meminfo")?;
+        let bytes = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let kibibytes = line.and_then(|rest| rest.split_ascii_whitespace().next());
+            let kibibytes = kibibytes.and_then(|number| number.parse::<u64>().ok());
+            kibibytes
+                .map(|number| number * 1024)
+                .ok_or_else(|| io::Error::other(format!("/proc/meminfo has no {name}")))
+        };
+        Ok(HostMemory {
+            total: bytes("MemTotal:")?,
+            available: bytes("MemAvailable:")?,
+        })
+    }
+}
+
 impl HostUsage {
     /// From `/proc/stat` and sysinfo(2).
     ///

@@ -13,6 +13,7 @@ pub(crate) mod vm;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use isle_cgroup::{Cgroup, Layout};
 use isle_types::{Accelerator, Isolation, Signal};
@@ -203,6 +204,14 @@ pub trait Backend {
     /// Passes on what waits: output of processes that the level carries by itself, their ends.
     /// Never blocks.
     fn tend(&mut self) {}
+
+    /// When [`Backend::adjust`] wants to be called; `None`: never.
+    fn adjust_at(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Makes what the level gives the instance fit what the host has. It may wait for a moment.
+    fn adjust(&mut self) {}
 
     /// Freezes all processes.
     ///

@@ -126,6 +126,23 @@ pub struct Stats {
     pub block_io: (u64, u64),
     /// Processes and threads.
     pub pids: u64,
+    /// The machine around it, at a level that has one. While it is paused, memory and I/O above are the hypervisor's.
+    pub machine: Option<MachineStats>,
+}
+
+/// What the machine of an instance has, and what it costs the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MachineStats {
+    /// The machine's memory, in bytes.
+    pub memory_bytes: u64,
+    /// What of it the guest has now; the rest it has given back to the host.
+    pub guest_memory_bytes: u64,
+    /// What the hypervisor takes of the host's memory, its part of what it shares with other machines included (PSS);
+    /// bytes.
+    pub host_bytes: u64,
+    /// What of that would be free if it ended.
+    pub host_private_bytes: u64,
 }
 
 /// `diff`: one path that differs from the image.

@@ -182,6 +182,7 @@ impl Supervisor {
             self.tidy_at,
             self.note_at,
             self.look_for_oom_at,
+            self.run.as_ref().and_then(|_| self.backend.adjust_at()),
             of_check,
             of_monitor,
             of_sessions.filter(|_| !self.sessions.is_empty()),
@@ -214,6 +215,9 @@ impl Supervisor {
         if is_due(self.look_for_oom_at) {
             self.look_for_oom_at = None;
             self.note_oom();
+        }
+        if self.run.is_some() && is_due(self.backend.adjust_at()) {
+            self.backend.adjust();
         }
         if is_due(self.note_at) {
             self.write_notes();

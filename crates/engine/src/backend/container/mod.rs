@@ -337,6 +337,7 @@ impl Backend for Container {
             },
             block_io: (read.io_read_bytes, read.io_write_bytes),
             pids: read.pids,
+            machine: None,
         })
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct Ground {
     pool: Pool,
     /// The image's root.
     image: PathBuf,
+    /// Nobody has said how much memory it gets.
+    is_elastic: bool,
     identity: Identity,
 }
 
@@ -164,6 +166,7 @@ impl Ground {
             base,
             pool: pool::pools(paths),
             image: image.path,
+            is_elastic: instance.config.resources.memory.is_none(),
             identity: Identity::of_instance(&instance.id),
         })
     }
@@ -185,6 +188,9 @@ impl Ground {
         Record {
             accelerator: self.base.accelerator,
             memory_bytes: self.memory_bytes(),
+            guest_memory_bytes: self.memory_bytes(),
+            is_elastic: self.is_elastic,
+            vcpus: self.base.template.machine().vcpus,
             kernel: self.base.kernel_name.clone(),
         }
     }

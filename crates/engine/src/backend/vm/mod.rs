@@ -11,6 +11,7 @@
 //! | `refusals` | what this level cannot be asked for |
 //! | `size` | how large the machine is; pure |
 //! | `request` | what the guest is asked for; pure |
+//! | `elastic` | how much of its memory a guest is left |
 //! | `ground` | what the machine is started from: kernel, template, block image |
 //! | `disk` | the writable layer |
 //! | `start` | how a machine comes to run |
@@ -25,6 +26,7 @@
 //! when the machine ends under it, by the connection that closes.
 
 mod disk;
+mod elastic;
 mod ground;
 mod inside;
 pub(crate) mod pool;
@@ -42,6 +44,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use isle_cgroup::{Cgroup, Layout};
 use isle_guest::Connection;
@@ -58,8 +61,9 @@ use super::inside::Inside;
 use super::oci::spec;
 use super::{Backend, Ended, Process, StartError, Stdio, failed, remove_cgroup};
 use crate::config::Resources;
+use crate::machines::Machine;
 use crate::state::{Instance, MemoryOf};
-use crate::{ExecRequest, Paths, Stats, WindowSize, volume};
+use crate::{ExecRequest, MachineStats, Paths, Stats, WindowSize, volume};
 
 /// The back end of one instance.
 pub(crate) struct Vm {
@@ -158,7 +162,7 @@ impl Backend for Vm {
             guest,
             machine,
             Arc::new(cgroup),
-            &record,
+            (record, directory),
             Arc::new(kernel),
             request::facts(&self.instance),
         );
@@ -204,6 +208,16 @@ impl Backend for Vm {
         if let Some(running) = &mut self.running {
             // When the connection has ended, all processes have, and that is heard of.
             let _ = running.guest.tend();
+        }
+    }
+
+    fn adjust_at(&self) -> Option<Instant> {
+        self.running.as_ref().and_then(Running::adjust_at)
+    }
+
+    fn adjust(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.adjust();
         }
     }
 
@@ -253,7 +267,9 @@ impl Backend for Vm {
     }
 
     fn accelerator(&self) -> Option<Accelerator> {
-        self.running.as_ref().map(|running| running.accelerator)
+        self.running
+            .as_ref()
+            .map(|running| running.record.accelerator)
     }
 
     fn rest(&mut self) {
@@ -276,4 +292,20 @@ impl Backend for Vm {
 /// Takes away what runs of an instance have left: its hypervisor, and the control group.
 pub(crate) fn clean_up(instance: &Instance) -> io::Result<()> {
     remove_cgroup(&Layout::detect()?, &spec::cgroup_path(instance))
+}
+
+/// The machine of an instance with this hypervisor, by what its supervisor has written down and what the host sees.
+pub(crate) fn machine(instance: &Instance, paths: &Paths, pid: i32) -> Option<Machine> {
+    let record = Record::read(&paths.instance_run(&instance.id)).ok()?;
+    let (host_bytes, host_private_bytes) = isle_qemu::host_memory(pid).ok()?;
+    Some(Machine {
+        vcpus: record.vcpus,
+        is_elastic: record.is_elastic,
+        memory: MachineStats {
+            memory_bytes: record.memory_bytes,
+            guest_memory_bytes: record.guest_memory_bytes,
+            host_bytes,
+            host_private_bytes,
+        },
+    })
 }

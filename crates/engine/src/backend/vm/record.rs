@@ -16,6 +16,12 @@ pub(super) struct Record {
     pub(super) accelerator: Accelerator,
     /// The machine's memory.
     pub(super) memory_bytes: u64,
+    /// What of it the guest is left.
+    pub(super) guest_memory_bytes: u64,
+    /// Whether that follows what the host has.
+    pub(super) is_elastic: bool,
+    /// Virtual processors.
+    pub(super) vcpus: u32,
     /// The name of the kernel that it runs on.
     pub(super) kernel: String,
 }
@@ -49,6 +55,9 @@ mod tests {
         let record = Record {
             accelerator: Accelerator::Tcg,
             memory_bytes: 128 << 20,
+            guest_memory_bytes: 64 << 20,
+            is_elastic: true,
+            vcpus: 1,
             kernel: "isle-6.1".to_owned(),
         };
         record.write(folder.path()).unwrap();

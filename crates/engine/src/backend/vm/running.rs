@@ -3,30 +3,34 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use isle_cgroup::Cgroup;
 use isle_guest::{Connection, Further, OutOfMemory, RemoteProcess};
 use isle_kernel::Hold;
 use isle_share::Server;
-use isle_types::{Accelerator, Signal};
+use isle_types::{ByteSize, Signal};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
+use super::elastic::Elastic;
 use super::record::Record;
 use super::{inside, request, size, words};
-use crate::backend::host::HostUsage;
+use crate::backend::host::{HostMemory, HostUsage};
 use crate::backend::oci::kept::Kept;
 use crate::backend::oci::{limits, spec};
 use crate::backend::{Ended, StartError, Stdio, chain};
 use crate::config::Resources;
 use crate::state::{Instance, MemoryOf};
-use crate::{ExecRequest, Stats};
+use crate::{ExecRequest, MachineStats, Stats};
 
 /// How long a guest may take for an answer that costs it nothing.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a guest may take to write everything back when it is switched off.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a guest may take to say what it could do without.
+const ADJUST_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a guest may take to say that it has killed the instance's process, before it is ended itself.
 const KILL_PATIENCE: Duration = Duration::from_secs(3);
 /// How long QEMU may take to end after its sockets have.
@@ -42,8 +46,11 @@ pub(super) struct Running {
     facts: spec::Facts,
     /// Made when it is needed, by a supervisor that has taken the machine over.
     pub(super) kept: Option<Kept>,
-    pub(super) accelerator: Accelerator,
-    memory_bytes: u64,
+    /// What is known of the machine.
+    pub(super) record: Record,
+    /// Where that is written.
+    directory: PathBuf,
+    elastic: Option<Elastic>,
     /// The kernel stays while the machine runs.
     _kernel: Arc<Hold>,
     /// Processes of exec.
@@ -62,7 +69,7 @@ impl Running {
         mut guest: Connection,
         machine: isle_qemu::Vm,
         cgroup: Arc<Cgroup>,
-        record: &Record,
+        (record, directory): (Record, PathBuf),
         kernel: Arc<Hold>,
         facts: spec::Facts,
     ) -> Running {
@@ -74,8 +81,11 @@ impl Running {
             cgroup,
             facts,
             kept: None,
-            accelerator: record.accelerator,
-            memory_bytes: record.memory_bytes,
+            elastic: record
+                .is_elastic
+                .then(|| Elastic::new(record.memory_bytes, record.guest_memory_bytes)),
+            record,
+            directory,
             _kernel: kernel,
             further: BTreeSet::new(),
             carrying: BTreeSet::new(),
@@ -192,46 +202,113 @@ impl Running {
     }
 
     pub(super) fn update(&mut self, resources: &Resources) -> io::Result<()> {
-        let memory_bytes = self.memory_bytes;
-        if let Some(memory) = resources.memory {
-            let needed = size::of(resources, memory_bytes, u32::MAX).memory_bytes;
-            if needed > memory_bytes {
-                let most = isle_types::ByteSize(memory_bytes);
-                return Err(io::Error::other(format!(
-                    "{memory} is more than the machine has ({most}): stop the instance, update it, and start it \
-                     again"
-                )));
-            }
+        let refused = |text: String| Err(io::Error::other(text));
+        let again = "stop the instance, update it, and start it again";
+        let machine = self.record.memory_bytes;
+        if let Some(memory) = resources.memory
+            && size::with_kernel(memory) > machine
+        {
+            let most = ByteSize(machine);
+            return refused(format!(
+                "{memory} and what the guest's kernel needs are more than the machine has ({most}): {again}"
+            ));
+        }
+        if let Some(nano) = resources.nano_cpus
+            && nano.div_ceil(1_000_000_000) > u64::from(self.record.vcpus)
+        {
+            let vcpus = self.record.vcpus;
+            return refused(format!(
+                "the machine has not as many processors ({vcpus}): {again}"
+            ));
+        }
+        if self.is_paused {
+            return refused("a paused virtual machine cannot be told: unpause it first".to_owned());
         }
         let inside = limits::resources(&request::inside_limits(resources), false, None);
         self.guest.set_limits(&inside)?;
-        let host = request::host_limits(resources, memory_bytes);
-        Ok(self.cgroup.update(&host)?)
+        let host = request::host_limits(resources, machine);
+        self.cgroup.update(&host)?;
+        if let Some(memory) = resources.memory {
+            self.elastic = None;
+            self.record.is_elastic = false;
+            self.leave_guest(size::with_kernel(memory))?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the guest this much memory from now on.
+    fn leave_guest(&mut self, bytes: u64) -> io::Result<()> {
+        self.machine.set_balloon(bytes).map_err(io::Error::other)?;
+        self.record.guest_memory_bytes = bytes;
+        self.record.write(&self.directory)
+    }
+
+    pub(super) fn adjust_at(&self) -> Option<Instant> {
+        let elastic = self.elastic.as_ref().filter(|_| !self.is_paused);
+        elastic.map(Elastic::next)
+    }
+
+    /// Takes memory from the guest while the host is short, and gives it back afterwards.
+    pub(super) fn adjust(&mut self) {
+        let (Some(elastic), Ok(host)) = (&mut self.elastic, HostMemory::read()) else {
+            return;
+        };
+        let guest = &mut self.guest;
+        let target = elastic.look(host, || {
+            guest.set_patience(ADJUST_PATIENCE);
+            let stats = guest.stats();
+            guest.set_patience(PATIENCE);
+            stats.ok().map(|stats| stats.guest_available)
+        });
+        if let Some(target) = target
+            // What fails now is tried again.
+            && self.leave_guest(target).is_ok()
+            && let Some(elastic) = &mut self.elastic
+        {
+            elastic.set(target);
+        }
     }
 
     pub(super) fn stats(&mut self) -> io::Result<Stats> {
-        if self.is_paused {
-            return Err(io::Error::other(
-                "a paused virtual machine does not answer: unpause it first",
-            ));
-        }
-        let guest = self.guest.stats()?;
+        let guest = match self.is_paused {
+            false => Some(self.guest.stats()?),
+            true => None,
+        };
         let of_host = self.cgroup.stats()?;
         let host = HostUsage::read()?;
-        Ok(Stats {
+        let memory = self.machine.memory().map_err(io::Error::other)?;
+        let machine = MachineStats {
+            memory_bytes: self.record.memory_bytes,
+            guest_memory_bytes: memory.guest_bytes,
+            host_bytes: memory.proportional_bytes,
+            host_private_bytes: memory.private_bytes,
+        };
+        let seen_from_host = Stats {
             cpu: of_host.cpu,
             system_cpu: host.cpu,
             online_cpus: host.online_cpus,
+            memory_bytes: machine.host_bytes,
+            memory_limit_bytes: machine.memory_bytes,
+            network: None,
+            block_io: (of_host.io_read_bytes, of_host.io_write_bytes),
+            pids: 0,
+            machine: Some(machine),
+        };
+        let Some(guest) = guest else {
+            return Ok(seen_from_host);
+        };
+        Ok(Stats {
             memory_bytes: guest
                 .memory_usage
                 .saturating_sub(guest.memory_inactive_file),
             memory_limit_bytes: guest
                 .memory_limit
                 .unwrap_or(guest.guest_memory)
-                .min(guest.guest_memory),
-            network: None,
+                .min(guest.guest_memory)
+                .min(machine.guest_memory_bytes),
             block_io: (guest.read_bytes, guest.written_bytes),
             pids: guest.pids,
+            ..seen_from_host
         })
     }
 

@@ -3,6 +3,8 @@
 //! Templates are made for a few sizes only; what the user asked for exactly is held inside, by the control group
 //! of the instance, and on the host, by that of the hypervisor.
 
+use isle_types::ByteSize;
+
 use crate::config::Resources;
 
 const MIB: u64 = 1 << 20;
@@ -31,10 +33,7 @@ pub(super) struct Size {
 /// `--cpus` it has one processor: each further one costs memory and time at every start.
 pub(super) fn of(resources: &Resources, host_memory_bytes: u64, host_cpus: u32) -> Size {
     let memory_bytes = match resources.memory {
-        Some(memory) => {
-            let asked = memory.bytes();
-            step_above(asked + OF_THE_KERNEL + asked / PART_OF_THE_KERNEL)
-        }
+        Some(memory) => step_above(with_kernel(memory)),
         None => step_below((host_memory_bytes / 4).min(MOST_UNASKED)),
     };
     let vcpus = match resources.nano_cpus {
@@ -45,6 +44,12 @@ pub(super) fn of(resources: &Resources, host_memory_bytes: u64, host_cpus: u32) 
         memory_bytes: memory_bytes.max(LEAST),
         vcpus: vcpus.clamp(1, host_cpus.max(1)),
     }
+}
+
+/// What a guest has to have so that its instance has this much.
+pub(super) fn with_kernel(memory: ByteSize) -> u64 {
+    let asked = memory.bytes();
+    (asked + OF_THE_KERNEL + asked / PART_OF_THE_KERNEL).next_multiple_of(MIB)
 }
 
 /// The sizes: powers of two and the middle between them, from 64 MiB on.
@@ -67,8 +72,6 @@ fn step_below(bytes: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use isle_types::ByteSize;
-
     use super::*;
 
     fn size(memory: Option<u64>, cpus: Option<f64>) -> (u64, u32) {

@@ -159,14 +159,15 @@ impl Vm {
             .finish()
             .map_err(failed("cannot start the virtual machine"))?;
         let record = ground.record();
+        let directory = self.paths.instance_run(&self.instance.id);
         record
-            .write(&self.paths.instance_run(&self.instance.id))
+            .write(&directory)
             .map_err(failed("cannot write to the run directory"))?;
         let mut running = Running::new(
             begun.guest,
             machine,
             Arc::clone(cgroup),
-            &record,
+            (record, directory),
             ground.kernel(),
             facts,
         );
