@@ -23,6 +23,7 @@
 
 #![forbid(unsafe_code)]
 
+mod disk;
 mod invocation;
 mod leaks;
 mod level;
@@ -33,6 +34,7 @@ mod terminal;
 mod wait;
 mod world;
 
+pub use disk::disk_below;
 pub use invocation::{Invocation, Outcome, Running};
 pub use leaks::namespaces_held;
 pub use level::Level;

@@ -16,6 +16,8 @@ pub enum Need {
     CgroupPids,
     /// Shares and quotas of the CPU.
     CgroupCpu,
+    /// Limits of block I/O, and a block device below `/var/tmp` to limit.
+    CgroupBlockIo,
     /// An ext4 that limits what a project of files holds.
     ProjectQuotas,
     /// `podman` on the path.
@@ -52,6 +54,12 @@ impl Need {
             Need::CgroupMemory => missing_controller("memory"),
             Need::CgroupPids => missing_controller("pids"),
             Need::CgroupCpu => missing_controller("cpu"),
+            Need::CgroupBlockIo => missing_controller("blkio")
+                .and_then(|_| missing_controller("io"))
+                .or_else(|| match crate::disk_below(Path::new("/var/tmp")) {
+                    Some(_) => None,
+                    None => Some("/var/tmp is on no block device of its own".into()),
+                }),
             Need::ProjectQuotas => missing_project_quotas(),
             Need::Podman => missing_program("podman"),
             Need::Skopeo => missing_program("skopeo"),

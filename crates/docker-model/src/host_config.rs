@@ -1,7 +1,8 @@
 //! `HostConfig` of `inspect`: limits, privileges, mounts, namespaces.
 
 use isle_engine::config::{
-    InstanceConfig, LogDriver, NamespaceMode, RestartPolicy, SeccompChoice, UserNamespace,
+    DeviceLimit, InstanceConfig, LogDriver, NamespaceMode, RestartPolicy, SeccompChoice,
+    UserNamespace,
 };
 use isle_types::ByteSize;
 use serde_json::{Value, json};
@@ -109,6 +110,13 @@ fn list_or_null(list: &[String]) -> Value {
     }
 }
 
+fn device_limits(limits: &[DeviceLimit], key: &str) -> Value {
+    let limits = limits.iter();
+    limits
+        .map(|limit| json!({ "Path": limit.path, key: limit.limit }))
+        .collect()
+}
+
 fn bytes(size: Option<ByteSize>) -> u64 {
     size.map_or(0, ByteSize::bytes)
 }
@@ -188,11 +196,11 @@ pub fn host_config(config: &InstanceConfig) -> Value {
         "NanoCpus": resources.nano_cpus.unwrap_or(0),
         "CgroupParent": "",
         "BlkioWeight": resources.blkio_weight.unwrap_or(0),
-        "BlkioWeightDevice": [],
-        "BlkioDeviceReadBps": [],
-        "BlkioDeviceWriteBps": [],
-        "BlkioDeviceReadIOps": [],
-        "BlkioDeviceWriteIOps": [],
+        "BlkioWeightDevice": device_limits(&resources.blkio_weight_device, "Weight"),
+        "BlkioDeviceReadBps": device_limits(&resources.device_read_bps, "Rate"),
+        "BlkioDeviceWriteBps": device_limits(&resources.device_write_bps, "Rate"),
+        "BlkioDeviceReadIOps": device_limits(&resources.device_read_iops, "Rate"),
+        "BlkioDeviceWriteIOps": device_limits(&resources.device_write_iops, "Rate"),
         "CpuPeriod": 0,
         "CpuQuota": 0,
         "CpuRealtimePeriod": 0,

@@ -232,9 +232,56 @@ pub struct Resources {
     pub pids_limit: Option<i64>,
     /// `--blkio-weight`, 10 to 1000.
     pub blkio_weight: Option<u16>,
+    /// `--blkio-weight-device`: the same on one device, 10 to 1000.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blkio_weight_device: Vec<DeviceLimit>,
+    /// `--device-read-bps`, bytes a second; 0 is no limit.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub device_read_bps: Vec<DeviceLimit>,
+    /// `--device-write-bps`, bytes a second; 0 is no limit.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub device_write_bps: Vec<DeviceLimit>,
+    /// `--device-read-iops`, operations a second; 0 is no limit.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub device_read_iops: Vec<DeviceLimit>,
+    /// `--device-write-iops`, operations a second; 0 is no limit.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub device_write_iops: Vec<DeviceLimit>,
+}
+
+/// A limit that holds for one block device of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceLimit {
+    /// Its node, like `/dev/sda`.
+    pub path: PathBuf,
+    /// The limit.
+    pub limit: u64,
 }
 
 impl Resources {
+    /// The limits that hold for single devices, each kind with its flag.
+    #[must_use]
+    pub fn of_devices(&self) -> [(&'static str, &[DeviceLimit]); 5] {
+        [
+            ("--blkio-weight-device", &self.blkio_weight_device),
+            ("--device-read-bps", &self.device_read_bps),
+            ("--device-write-bps", &self.device_write_bps),
+            ("--device-read-iops", &self.device_read_iops),
+            ("--device-write-iops", &self.device_write_iops),
+        ]
+    }
+
+    /// In the order of [`Resources::of_devices`].
+    const fn of_devices_mut(&mut self) -> [&mut Vec<DeviceLimit>; 5] {
+        [
+            &mut self.blkio_weight_device,
+            &mut self.device_read_bps,
+            &mut self.device_write_bps,
+            &mut self.device_read_iops,
+            &mut self.device_write_iops,
+        ]
+    }
+
     /// Takes over each limit that `changes` gives.
     pub fn merge(&mut self, changes: &Resources) {
         fn take<T: Clone>(field: &mut Option<T>, change: &Option<T>) {
@@ -251,6 +298,13 @@ impl Resources {
         take(&mut self.cpuset_mems, &changes.cpuset_mems);
         take(&mut self.pids_limit, &changes.pids_limit);
         take(&mut self.blkio_weight, &changes.blkio_weight);
+        for (own, changed) in self.of_devices_mut().into_iter().zip(changes.of_devices()) {
+            for change in changed.1 {
+                // Those of other devices stay.
+                own.retain(|limit| limit.path != change.path);
+                own.push(change.clone());
+            }
+        }
     }
 }
 

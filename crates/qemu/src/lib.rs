@@ -51,6 +51,7 @@ mod program;
 mod sockets;
 mod start;
 pub mod template;
+mod throttle;
 mod vm;
 
 pub use confinement::Identity;
@@ -63,4 +64,5 @@ pub use process::{Ended, ProcessError};
 pub use program::{Program, ProgramError, Version};
 pub use start::{Launch, StartError, Starting};
 pub use template::{Key, Making, Progress, Store, Summary, Template, TemplateError};
+pub use throttle::Throttle;
 pub use vm::{Memory, Vm, VmError, host_memory};

@@ -21,6 +21,7 @@ use crate::process::{self, Ended, Guard, ProcessError, Request};
 use crate::program::Program;
 use crate::sockets::{Sockets, port_socket};
 use crate::template::Template;
+use crate::throttle::Throttle;
 use crate::vm::{Vm, assign};
 
 /// What a machine is started with, beside what it is.
@@ -306,6 +307,16 @@ impl Starting {
     /// The same, to keep. Once.
     pub fn take_agent(&mut self) -> Option<UnixStream> {
         self.agent.take()
+    }
+
+    /// Limits what the first so many disks do together, from the first request on.
+    ///
+    /// # Errors
+    /// When QEMU cannot be told; that it refuses is told by [`Starting::finish`].
+    pub fn throttle_disks(&mut self, throttle: &Throttle, disks: usize) -> Result<(), StartError> {
+        let sent = throttle.send(&mut self.monitor, disks);
+        self.asked.extend(sent.map_err(StartError::Monitor)?);
+        Ok(())
     }
 
     /// The pid of QEMU.

@@ -13,6 +13,7 @@ use crate::machine::DiskSlot;
 use crate::monitor::{Event, Monitor, MonitorError, Sent};
 use crate::process::{Ended, Process};
 use crate::sockets::{Sockets, port_socket};
+use crate::throttle::Throttle;
 
 /// A machine that is complete. It goes on when this is dropped: another supervisor may take it over.
 #[derive(Debug)]
@@ -270,6 +271,22 @@ impl Vm {
         let deadline = Instant::now() + self.patience;
         let sent = assign(&mut self.monitor, index, slot, file).map_err(by_monitor(what))?;
         for sent in sent {
+            self.monitor
+                .answer(&sent, deadline)
+                .map_err(by_monitor(what))?;
+        }
+        Ok(())
+    }
+
+    /// Limits what the first so many disks do together.
+    ///
+    /// # Errors
+    /// [`VmError`]
+    pub fn throttle_disks(&mut self, throttle: &Throttle, disks: usize) -> Result<(), VmError> {
+        let what = "limit the machine's disks";
+        let deadline = Instant::now() + self.patience;
+        let sent = throttle.send(&mut self.monitor, disks);
+        for sent in sent.map_err(by_monitor(what))? {
             self.monitor
                 .answer(&sent, deadline)
                 .map_err(by_monitor(what))?;

@@ -2,6 +2,7 @@
 //!
 //! Every function refuses what it does not understand, with the reason and the remedy.
 
+pub mod block_io;
 pub mod capability;
 pub mod csv;
 pub mod detach_keys;

@@ -5,6 +5,7 @@ use isle_engine::config::Resources;
 use isle_types::ByteSize;
 
 use super::FlagError;
+use super::block_io::BlockIoFlags;
 
 /// The flags.
 #[derive(Args, Clone, Debug, Default)]
@@ -33,9 +34,8 @@ pub struct ResourceFlags {
     /// Limit of processes and threads; -1 for none
     #[arg(long, value_name = "NUMBER", value_parser = pids_limit, allow_hyphen_values = true, help_heading = "Limits")]
     pids_limit: Option<i64>,
-    /// Weight of block I/O against others, 10 to 1000
-    #[arg(long, value_name = "WEIGHT", value_parser = blkio_weight, help_heading = "Limits")]
-    blkio_weight: Option<u16>,
+    #[command(flatten)]
+    block_io: BlockIoFlags,
 }
 
 impl ResourceFlags {
@@ -67,7 +67,7 @@ impl ResourceFlags {
             cpuset_cpus: self.cpuset_cpus.clone(),
             cpuset_mems: self.cpuset_mems.clone(),
             pids_limit: self.pids_limit,
-            blkio_weight: self.blkio_weight,
+            ..self.block_io.resources()
         })
     }
 }
@@ -171,16 +171,6 @@ fn pids_limit(text: &str) -> Result<i64, FlagError> {
     }
 }
 
-fn blkio_weight(text: &str) -> Result<u16, FlagError> {
-    match text.parse() {
-        Ok(weight @ 10..=1000) => Ok(weight),
-        _ => Err(FlagError::new(
-            format!("{text:?} is not a weight"),
-            "give a number from 10 to 1000",
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,7 +211,6 @@ mod tests {
         cpu_set("a").unwrap_err();
         cpu_set("").unwrap_err();
         pids_limit("-5").unwrap_err();
-        blkio_weight("5").unwrap_err();
         let flags = ResourceFlags {
             memory: Some(ByteSize(1 << 30)),
             memory_swap: Some(1 << 20),

@@ -6,6 +6,7 @@
 
 pub(crate) mod container;
 mod host;
+pub(crate) mod host_devices;
 pub mod inside;
 pub(crate) mod oci;
 pub(crate) mod vm;

@@ -2,6 +2,7 @@
 //! value and the remedy. What depends on the moment (is the device there? does the other instance
 //! run?) is found out at the start.
 
+mod block_io;
 mod mounts;
 
 use std::collections::BTreeSet;
@@ -309,17 +310,7 @@ pub(crate) fn resources(resources: &Resources, isolation: Isolation, host: &Host
             None,
         ));
     }
-    if let Some(weight) = resources.blkio_weight
-        && weight != 0
-        && !(10..=1000).contains(&weight)
-    {
-        return Err(refuse(
-            "--blkio-weight",
-            weight,
-            "it must be from 10 to 1000",
-            None,
-        ));
-    }
+    block_io::check(resources)?;
     if let Some(limit) = resources.pids_limit
         && limit < -1
     {

@@ -167,12 +167,10 @@ impl Backend for Container {
             .linux()
             .as_ref()
             .and_then(|linux| linux.resources().clone());
-        let cgroup = Cgroup::create(
-            &self.layout,
-            &spec::cgroup_path(instance),
-            &limits.unwrap_or_default(),
-        )
-        .map_err(failed("cannot make the control group"))?;
+        let limits = limits::with_devices(limits.unwrap_or_default(), &instance.config.resources)
+            .map_err(failed("cannot limit block I/O"))?;
+        let cgroup = Cgroup::create(&self.layout, &spec::cgroup_path(instance), &limits)
+            .map_err(failed("cannot make the control group"))?;
         let cgroup = Arc::new(cgroup);
         let launched = plan
             .create(
@@ -313,7 +311,11 @@ impl Backend for Container {
 
     fn update(&mut self, resources: &Resources) -> io::Result<()> {
         let limits = limits::resources(resources, facts::counts_swap(), None);
-        Ok(self.running()?.cgroup.update(&limits)?)
+        let limits = limits::with_devices(limits, resources)?;
+        self.running()?.cgroup.update(&limits)?;
+        // What starts again starts with them.
+        self.instance.config.resources.merge(resources);
+        Ok(())
     }
 
     fn stats(&mut self) -> io::Result<Stats> {

@@ -1,11 +1,15 @@
 //! Limits in the words of the runtime specification.
 
+use std::io;
+
 use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxPids, LinuxResources, PosixRlimit,
+    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxPids, LinuxResources,
+    LinuxThrottleDevice, LinuxThrottleDeviceBuilder, LinuxWeightDeviceBuilder, PosixRlimit,
     PosixRlimitBuilder, PosixRlimitType,
 };
 
-use crate::config::{Resources, Ulimit};
+use crate::backend::host_devices::block_device;
+use crate::config::{DeviceLimit, Resources, Ulimit};
 
 /// The period that `--cpus` is a part of, in µs: Docker's and the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -68,6 +72,61 @@ pub(crate) fn resources(
         limits.set_block_io(Some(block_io));
     }
     limits
+}
+
+/// The same with the limits of single devices, whose numbers are looked up: they may be others after a
+/// restart of the host.
+///
+/// # Errors
+/// When a device is not there.
+pub(crate) fn with_devices(
+    mut limits: LinuxResources,
+    resources: &Resources,
+) -> io::Result<LinuxResources> {
+    if resources
+        .of_devices()
+        .iter()
+        .all(|(_, list)| list.is_empty())
+    {
+        return Ok(limits);
+    }
+    let number = |limit: &DeviceLimit| {
+        block_device(&limit.path).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", limit.path.display()))
+        })
+    };
+    let rates = |list: &[DeviceLimit]| -> io::Result<Option<Vec<LinuxThrottleDevice>>> {
+        let devices = list.iter().map(|limit| {
+            let number = number(limit)?;
+            let device = LinuxThrottleDeviceBuilder::default()
+                .major(i64::from(number.major))
+                .minor(i64::from(number.minor))
+                .rate(limit.limit)
+                .build();
+            Ok(device.expect("all fields are given"))
+        });
+        let devices = devices.collect::<io::Result<Vec<_>>>()?;
+        Ok((!devices.is_empty()).then_some(devices))
+    };
+    let weights = resources.blkio_weight_device.iter().map(|limit| {
+        let number = number(limit)?;
+        let device = LinuxWeightDeviceBuilder::default()
+            .major(i64::from(number.major))
+            .minor(i64::from(number.minor))
+            .weight(u16::try_from(limit.limit).unwrap_or(u16::MAX))
+            .build();
+        Ok(device.expect("all fields are given"))
+    });
+    let weights = weights.collect::<io::Result<Vec<_>>>()?;
+    let mut block_io = limits.block_io().clone().unwrap_or_default();
+    block_io
+        .set_weight_device((!weights.is_empty()).then_some(weights))
+        .set_throttle_read_bps_device(rates(&resources.device_read_bps)?)
+        .set_throttle_write_bps_device(rates(&resources.device_write_bps)?)
+        .set_throttle_read_iops_device(rates(&resources.device_read_iops)?)
+        .set_throttle_write_iops_device(rates(&resources.device_write_iops)?);
+    limits.set_block_io(Some(block_io));
+    Ok(limits)
 }
 
 /// `--ulimit` in the specification's words; `-1` is `RLIM_INFINITY`.

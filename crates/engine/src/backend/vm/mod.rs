@@ -37,6 +37,7 @@ mod running;
 mod shares;
 mod size;
 mod start;
+mod throttle;
 mod words;
 
 use std::collections::BTreeMap;
@@ -237,7 +238,19 @@ impl Backend for Vm {
     }
 
     fn update(&mut self, resources: &Resources) -> io::Result<()> {
-        self.running()?.update(resources)
+        let mut merged = self.instance.config.resources.clone();
+        merged.merge(resources);
+        let throttle = throttle::of(&merged, &self.paths)?;
+        let running = self.running()?;
+        running.update(resources)?;
+        if let Some(throttle) = throttle {
+            let disks = throttle::DISKS;
+            let done = running.machine.throttle_disks(&throttle, disks);
+            done.map_err(|error| io::Error::other(super::chain(&error)))?;
+        }
+        // What starts again starts with them.
+        self.instance.config.resources = merged;
+        Ok(())
     }
 
     fn stats(&mut self) -> io::Result<Stats> {

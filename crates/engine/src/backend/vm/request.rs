@@ -68,7 +68,13 @@ pub(super) fn inside_limits(resources: &Resources) -> Resources {
 }
 
 /// What of the limits the host holds, for the hypervisor of a machine with so much memory.
-pub(super) fn host_limits(resources: &Resources, memory_bytes: u64) -> LinuxResources {
+///
+/// # Errors
+/// When a device is not there.
+pub(super) fn host_limits(
+    resources: &Resources,
+    memory_bytes: u64,
+) -> std::io::Result<LinuxResources> {
     let of_host = Resources {
         // The guest's memory is what its machine has; this is for a hypervisor that has gone astray.
         memory: resources
@@ -78,7 +84,7 @@ pub(super) fn host_limits(resources: &Resources, memory_bytes: u64) -> LinuxReso
         pids_limit: None,
         ..resources.clone()
     };
-    limits::resources(&of_host, false, None)
+    limits::with_devices(limits::resources(&of_host, false, None), resources)
 }
 
 /// Who the instance's own process runs as.

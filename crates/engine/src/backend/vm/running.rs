@@ -226,7 +226,7 @@ impl Running {
         }
         let inside = limits::resources(&request::inside_limits(resources), false, None);
         self.guest.set_limits(&inside)?;
-        let host = request::host_limits(resources, machine);
+        let host = request::host_limits(resources, machine)?;
         self.cgroup.update(&host)?;
         if let Some(memory) = resources.memory {
             self.elastic = None;

@@ -9,7 +9,7 @@ use isle_share::Server;
 
 use super::ground::Ground;
 use super::running::Running;
-use super::{Vm, disk, request, shares, words};
+use super::{Vm, disk, request, shares, throttle, words};
 use crate::Paths;
 use crate::backend::oci::kept::Kept;
 use crate::backend::oci::{files, spec};
@@ -122,7 +122,8 @@ impl Vm {
     }
 
     fn make_cgroup(&self, ground: &Ground) -> Result<Arc<Cgroup>, StartError> {
-        let limits = request::host_limits(&self.instance.config.resources, ground.memory_bytes());
+        let limits = request::host_limits(&self.instance.config.resources, ground.memory_bytes())
+            .map_err(failed("cannot limit block I/O"))?;
         Cgroup::create(&self.layout, &spec::cgroup_path(&self.instance), &limits)
             .map(Arc::new)
             .map_err(failed("cannot make the control group"))
@@ -133,6 +134,12 @@ impl Vm {
         let disk = disk::open(&self.paths, &self.instance)?;
         let directory = self.paths.instance_run(&self.instance.id);
         let mut starting = ground.start(&directory, Some(cgroup), disk)?;
+        throttle::of(&self.instance.config.resources, &self.paths)
+            .map_err(failed("cannot limit block I/O"))?
+            .map_or(Ok(()), |throttle| {
+                starting.throttle_disks(&throttle, throttle::DISKS)
+            })
+            .map_err(failed("cannot limit the virtual machine's disks"))?;
         let agent = starting.take_agent().ok_or_else(|| StartError {
             message: "cannot reach the guest: its machine has no port".to_owned(),
             exit_code: 125,
