@@ -106,6 +106,7 @@ impl Engines {
                 let mut command = Command::new(rivals::isle("isle", "ISLE_BIN"));
                 command
                     .env("ISLE_ROOT", self.folder.path().join("isle"))
+                    .env("ISLE_NETWORK", "none")
                     .args(arguments);
                 command
             }

@@ -122,10 +122,12 @@ fn every_help_is_printed_with_examples(world: &World) {
         "container",
         "image",
         "volume",
+        "network",
         "system",
         "kernel",
         "template",
         "pool",
+        "network",
     ];
     let mut seen = 0;
     for verb in verbs(&world.isle(["--help"]).succeeds()) {

@@ -197,6 +197,8 @@ impl World {
                 let mut command = Command::new(path);
                 command
                     .env("ISLE_ROOT", self.root())
+                    // Who tells of networks has a host of its own for them, see `network`.
+                    .env("ISLE_NETWORK", "none")
                     .env("ISLE_RUN", self.run());
                 command
             }

@@ -31,7 +31,7 @@ isle_tests::stories! {
     an_image_that_is_not_there_is_refused_with_pull_never,
     without_a_network_there_is_only_loopback,
     the_host_network_is_the_hosts [Need::Only(Level::Container)],
-    a_network_that_does_not_exist_yet_is_refused_with_the_reason [Need::Isle],
+    a_network_that_does_not_exist_is_refused_with_the_reason [Need::Isle],
     sizes_mounts_and_limits_that_make_no_sense_are_refused_by_name [Need::Isle],
     with_init_the_first_process_reaps_and_passes_signals_on [Need::Isle],
     an_instance_removes_itself_with_rm,
@@ -468,11 +468,11 @@ fn the_host_network_is_the_hosts(world: &World) {
     assert_eq!(inside, outside.to_string_lossy());
 }
 
-fn a_network_that_does_not_exist_yet_is_refused_with_the_reason(world: &World) {
+fn a_network_that_does_not_exist_is_refused_with_the_reason(world: &World) {
     let image = world.busybox();
     for arguments in [
-        ["--network", "bridge"],
         ["--network", "web"],
+        ["--network", "name=web,alias=x"],
         ["-p", "8080:80"],
     ] {
         world

@@ -64,6 +64,7 @@ pub fn with_candidates(command: Command) -> Command {
             Some("VOLUME") => candidates(arg, volumes),
             Some("VOLUME@SNAPSHOT") => candidates(arg, snapshots),
             Some("VOLUME[@SNAPSHOT]") => candidates(arg, volumes_and_snapshots),
+            Some("NETWORK") => candidates(arg, networks),
             Some("KERNEL") => candidates(arg, kernels),
             _ => arg,
         }
@@ -122,6 +123,16 @@ fn snapshots() -> Vec<CompletionCandidate> {
 
 fn volumes_and_snapshots() -> Vec<CompletionCandidate> {
     volumes().into_iter().chain(snapshots()).collect()
+}
+
+fn networks() -> Vec<CompletionCandidate> {
+    let context = context();
+    let list = context
+        .engine()
+        .ok()
+        .and_then(|engine| engine.networks().ok());
+    let names = list.into_iter().flatten().map(|network| network.name);
+    names.map(CompletionCandidate::new).collect()
 }
 
 fn kernels() -> Vec<CompletionCandidate> {

@@ -139,11 +139,7 @@ pub fn host_config(config: &InstanceConfig) -> Value {
         .iter()
         .map(|limit| json!({ "Name": limit.name, "Hard": limit.hard, "Soft": limit.soft }))
         .collect();
-    let extra_hosts: Vec<String> = config
-        .extra_hosts
-        .iter()
-        .map(|(name, address)| format!("{name}:{address}"))
-        .collect();
+    let extra_hosts: Vec<String> = config.extra_hosts.iter().map(network::extra_host).collect();
     let dns: Vec<String> = config.dns.iter().map(ToString::to_string).collect();
     let is_open = config.security.privileged || config.security.unmask_system_paths;
     let paths = |paths: &[&str]| match is_open {
@@ -162,7 +158,7 @@ pub fn host_config(config: &InstanceConfig) -> Value {
         "ContainerIDFile": "",
         "LogConfig": log_config(config),
         "NetworkMode": network::mode(&config.network),
-        "PortBindings": {},
+        "PortBindings": network::port_bindings(&config.publish),
         "RestartPolicy": restart_policy(config.restart),
         "AutoRemove": config.auto_remove,
         "VolumeDriver": "",
@@ -183,7 +179,7 @@ pub fn host_config(config: &InstanceConfig) -> Value {
         "OomScoreAdj": config.oom_score_adj.unwrap_or(0),
         "PidMode": namespace(&config.namespaces.pid, ""),
         "Privileged": config.security.privileged,
-        "PublishAllPorts": false,
+        "PublishAllPorts": config.publish_all,
         "ReadonlyRootfs": config.read_only_root,
         "SecurityOpt": security_options(config),
         "UTSMode": namespace(&config.namespaces.uts, ""),

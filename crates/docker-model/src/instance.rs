@@ -146,6 +146,8 @@ mod tests {
                 ..InstanceConfig::default()
             },
             state: InstanceState {
+                networks: Vec::new(),
+                ports: Vec::new(),
                 status: Status::Exited,
                 pid: None,
                 accelerator: None,

@@ -18,7 +18,7 @@ mod host_config;
 pub mod image;
 pub mod instance;
 mod mounts;
-mod network;
+pub mod network;
 mod state;
 pub mod status;
 pub mod volume;

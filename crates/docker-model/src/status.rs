@@ -73,6 +73,8 @@ mod tests {
         let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
         let three_minutes_ago = Some(now - jiff::SignedDuration::from_mins(3));
         let state = |status, code, health| InstanceState {
+            networks: Vec::new(),
+            ports: Vec::new(),
             status,
             pid: None,
             accelerator: None,

@@ -5,10 +5,11 @@
 //! `update` and `rename`. How a level brings it about is the back end's business.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use isle_network::{Egress, Publish, Rate};
 use isle_types::{ByteSize, Isolation, Signal};
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +68,15 @@ pub struct InstanceConfig {
     /// `--dns-option`.
     pub dns_options: Vec<String>,
     /// `--add-host`: lines for `/etc/hosts`.
-    pub extra_hosts: Vec<(String, IpAddr)>,
+    pub extra_hosts: Vec<(String, HostAddress)>,
+    /// `--publish`: ports of the host that lead to it.
+    pub publish: Vec<Publish>,
+    /// `--publish-all`: every exposed port, by a port of the host that is free.
+    pub publish_all: bool,
+    /// `--egress`: what it may reach beyond its networks.
+    pub egress: Egress,
+    /// `--net-rate`: how much it may receive and send.
+    pub net_rate: Rate,
     /// When the supervisor starts it again.
     pub restart: RestartPolicy,
     /// How its health is found out; `None` when neither image nor user says.
@@ -421,6 +430,78 @@ pub enum NetworkMode {
     Host,
     /// The network of another instance (`container:NAME`).
     Instance(String),
+    /// Networks of the engine, `eth0` on the first one; none is as [`NetworkMode::None`].
+    Networks(Vec<NetworkAttachment>),
+}
+
+impl NetworkMode {
+    /// Whether the instance has a network stack that it shares with nobody.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        matches!(self, NetworkMode::None | NetworkMode::Networks(_))
+    }
+
+    /// The networks of the engine that it is on.
+    #[must_use]
+    pub fn attachments(&self) -> &[NetworkAttachment] {
+        match self {
+            NetworkMode::Networks(attachments) => attachments,
+            NetworkMode::None | NetworkMode::Host | NetworkMode::Instance(_) => &[],
+        }
+    }
+}
+
+/// A network that an instance is on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkAttachment {
+    /// Its name or id as the user gave it; its id once the instance is made.
+    pub network: String,
+    /// Its name, once the instance is made.
+    pub name: String,
+    /// `--network-alias`: what others on it can call the instance, beside its name.
+    pub aliases: Vec<String>,
+    /// `--ip`; chosen when not given.
+    pub ipv4: Option<Ipv4Addr>,
+    /// `--ip6`; chosen when not given.
+    pub ipv6: Option<Ipv6Addr>,
+    /// `--mac-address`; derived from the address when not given.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// Where a name of `--add-host` leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum HostAddress {
+    /// There.
+    Address(IpAddr),
+    /// `host-gateway`: to the host, by the gateway of the instance's first network.
+    Gateway,
+}
+
+impl HostAddress {
+    /// Docker's word for the host as the instance reaches it.
+    pub const GATEWAY: &str = "host-gateway";
+}
+
+impl From<HostAddress> for String {
+    fn from(address: HostAddress) -> String {
+        match address {
+            HostAddress::Address(address) => address.to_string(),
+            HostAddress::Gateway => HostAddress::GATEWAY.to_owned(),
+        }
+    }
+}
+
+impl TryFrom<String> for HostAddress {
+    type Error = std::net::AddrParseError;
+
+    fn try_from(text: String) -> Result<HostAddress, std::net::AddrParseError> {
+        match text.as_str() {
+            HostAddress::GATEWAY => Ok(HostAddress::Gateway),
+            address => address.parse().map(HostAddress::Address),
+        }
+    }
 }
 
 /// When the supervisor starts an instance again.

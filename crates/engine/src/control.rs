@@ -11,9 +11,10 @@ use isle_types::{InstanceId, Signal};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::backend::inside::{Answer, Carry, Question};
+use crate::config::InstanceConfig;
 use crate::protocol::{
-    Attached, Cause, Exec, ExecStarted, Failed, HEADER, Header, ProtocolError, Request, Stop,
-    Update, from_json, kind,
+    Attached, Cause, Exec, ExecStarted, Failed, HEADER, Header, NetworkChange, Networks,
+    ProtocolError, Request, Stop, Update, from_json, kind,
 };
 use crate::session::{Attachment, ExecSession, Replay, WindowSize};
 use crate::state::Exit;
@@ -188,6 +189,20 @@ impl Control {
             restart: request.restart,
         };
         self.ask(&Request::Update(update), kind::DONE).map(drop)
+    }
+
+    /// Changes networks or ports of what runs, and in its row.
+    pub(crate) fn change_networks(
+        &mut self,
+        config: &InstanceConfig,
+        change: &NetworkChange,
+    ) -> Result<(), ControlError> {
+        let networks = Networks {
+            change: change.clone(),
+            config: config.clone(),
+        };
+        self.ask(&Request::Networks(Box::new(networks)), kind::DONE)
+            .map(drop)
     }
 
     /// One reading.

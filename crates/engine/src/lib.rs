@@ -39,6 +39,7 @@ pub mod supervisor;
 mod tree;
 mod validate;
 mod volume;
+mod wiring;
 
 pub use backend::Preparation;
 pub use engine::*;

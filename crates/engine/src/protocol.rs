@@ -32,16 +32,17 @@
 
 use std::time::Duration;
 
+use isle_network::Publish;
 use isle_types::Signal;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::inside::{Carry, Question};
-use crate::config::{Resources, RestartPolicy};
+use crate::config::{InstanceConfig, NetworkAttachment, Resources, RestartPolicy};
 use crate::session::WindowSize;
 use crate::state::Exit;
-use crate::{AttachRequest, ExecRequest, Stats, WaitCondition};
+use crate::{AttachRequest, ExecRequest, Stats, Unpublish, WaitCondition};
 
 /// The version that this program speaks.
 pub(crate) const VERSION: u8 = 1;
@@ -73,6 +74,7 @@ pub(crate) mod kind {
     pub(crate) const CLOSE_STDIN: u8 = 14;
     pub(crate) const ASK: u8 = 15;
     pub(crate) const CARRY: u8 = 16;
+    pub(crate) const NETWORKS: u8 = 17;
 
     // Answers.
     pub(crate) const STARTED: u8 = 64;
@@ -131,7 +133,7 @@ impl Header {
         let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
         let limit = match kind {
             kind::STDIN | kind::STDOUT | kind::STDERR => MAX_STREAM_PAYLOAD,
-            kind::START..=kind::CARRY | kind::STARTED..=kind::ANSWERED => MAX_PAYLOAD,
+            kind::START..=kind::NETWORKS | kind::STARTED..=kind::ANSWERED => MAX_PAYLOAD,
             _ => return Err(ProtocolError::UnknownKind { kind }),
         };
         if length > limit {
@@ -191,6 +193,31 @@ pub(crate) enum Request {
     CloseStdin,
     Ask(Question),
     Carry(Carry),
+    Networks(Box<Networks>),
+}
+
+/// A change of networks or ports, and the configuration that results.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Networks {
+    pub(crate) change: NetworkChange,
+    pub(crate) config: InstanceConfig,
+}
+
+/// What changes of an instance's networks while it runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum NetworkChange {
+    /// It is on one more.
+    Connect(NetworkAttachment),
+    /// It is on this one, by its id, no more.
+    Disconnect(String),
+    /// Others call it otherwise: the rows say so already.
+    Names,
+    /// Ports lead to it, or do so no more.
+    Ports {
+        add: Vec<Publish>,
+        remove: Vec<Unpublish>,
+    },
 }
 
 /// The starter's request.
@@ -324,6 +351,7 @@ impl Request {
             Request::CloseStdin => put(out, kind::CLOSE_STDIN, &[]),
             Request::Ask(question) => put_json(out, kind::ASK, question),
             Request::Carry(what) => put_json(out, kind::CARRY, what),
+            Request::Networks(networks) => put_json(out, kind::NETWORKS, networks),
         }
         buffer
     }
@@ -344,6 +372,7 @@ impl Request {
             kind::WAIT => Request::Wait(from_json(kind, payload)?),
             kind::ASK => Request::Ask(from_json(kind, payload)?),
             kind::CARRY => Request::Carry(from_json(kind, payload)?),
+            kind::NETWORKS => Request::Networks(from_json(kind, payload)?),
             kind::STDIN => Request::Stdin(payload.to_vec()),
             kind::CLOSE_STDIN => Request::CloseStdin,
             _ => return Err(ProtocolError::UnknownKind { kind }),

@@ -102,9 +102,12 @@ impl Engine {
         };
         backend::clean_up(instance, &self.paths)
             .map_err(EngineError::io("clean up after", self.paths.instance(id)))?;
+        self.unwire(&id.to_string(), false)?;
         let mut lost = instance.clone();
         lost.state.status = Status::Exited;
         lost.state.pid = None;
+        lost.state.networks = Vec::new();
+        lost.state.ports = Vec::new();
         lost.state.finished_at = Some(Timestamp::now());
         lost.state.exit = Some(Exit {
             code: 255,

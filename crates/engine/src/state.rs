@@ -23,7 +23,10 @@
 //! policy allows no further one.
 
 use std::fmt;
+use std::net::IpAddr;
 
+use ipnet::{Ipv4Net, Ipv6Net};
+use isle_network::Publication;
 use isle_types::{Accelerator, InstanceId, InstanceName, Signal};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -194,6 +197,37 @@ pub struct InstanceState {
     pub is_stopped_by_user: bool,
     /// What its health check says, if it has one.
     pub health: Option<Health>,
+    /// The networks that it is connected to while it runs, `eth0` first.
+    #[serde(default)]
+    pub networks: Vec<Connected>,
+    /// The ports of the host that lead to it while it runs.
+    #[serde(default)]
+    pub ports: Vec<Publication>,
+}
+
+/// A network that an instance is connected to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connected {
+    /// The network's id.
+    pub network_id: String,
+    /// The network's name.
+    pub network: String,
+    /// The endpoint's id.
+    pub endpoint_id: String,
+    /// `eth0`
+    pub interface: String,
+    /// The hardware address.
+    pub mac: [u8; 6],
+    /// With the length of the network's prefix.
+    pub ipv4: Option<Ipv4Net>,
+    /// With the length of the network's prefix.
+    pub ipv6: Option<Ipv6Net>,
+    /// The way out, `None` on a network that is internal.
+    pub gateway: Option<IpAddr>,
+    /// The same for IPv6.
+    pub ipv6_gateway: Option<IpAddr>,
+    /// What others on it can call the instance.
+    pub names: Vec<String>,
 }
 
 impl InstanceState {
@@ -210,6 +244,8 @@ impl InstanceState {
             restart_count: 0,
             is_stopped_by_user: false,
             health: None,
+            networks: Vec::new(),
+            ports: Vec::new(),
         }
     }
 }

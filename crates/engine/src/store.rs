@@ -172,7 +172,10 @@ impl Store {
     /// # Errors
     /// When it cannot be used.
     pub fn open(paths: &Paths) -> Result<Store, StoreError> {
-        let database = Database::open(&paths.database(), &[isle_image::SCHEMA, SCHEMA])?;
+        let database = Database::open(
+            &paths.database(),
+            &[isle_image::SCHEMA, isle_network::SCHEMA, SCHEMA],
+        )?;
         Ok(Store { database })
     }
 }
@@ -423,6 +426,7 @@ impl<D: Borrow<Database>> Store<D> {
                 return Ok(());
             }
             isle_image::Store::release(transaction, &id.to_string())?;
+            isle_network::forget_resting(transaction, &id.to_string())?;
             events.iter().try_for_each(|event| note(transaction, event))
         })
     }

@@ -187,7 +187,7 @@ fn bound(to: SocketAddr, link: &str, kind: SocketType) -> io::Result<OwnedFd> {
     sockopt::set_socket_reuseaddr(&socket, true)?;
     if kind == SocketType::DGRAM {
         // Less is no reason not to answer.
-        drop(sockopt::set_socket_recv_buffer_size_force(&socket, ROOM));
+        let _ = sockopt::set_socket_recv_buffer_size_force(&socket, ROOM);
     }
     isle_sys::socket::bind_to_link(&socket, link)?;
     bind(&socket, &to)?;

@@ -9,10 +9,11 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use isle_database::Database;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 use rustix::rand::{GetRandomFlags, getrandom};
+use serde::Serialize;
 
 use crate::model::{Endpoint, Network, Subnet, mac_of};
 use crate::networks::{get, last_ipv4, set_last_ipv4};
-use crate::{Egress, NetworkError, address};
+use crate::{Egress, NetworkError, Rate, address};
 
 /// What an instance asks for on a network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,9 +32,11 @@ pub struct Join {
     pub names: Vec<String>,
     /// `--egress`
     pub egress: Egress,
+    /// `--net-rate`
+    pub rate: Rate,
 }
 
-const COLUMNS: &str = "id, network, instance, interface, mac, ipv4, ipv6, names, egress";
+const COLUMNS: &str = "id, network, instance, interface, mac, ipv4, ipv6, names, egress, rate";
 
 /// A row, its addresses without the lengths of their prefixes yet.
 struct Raw {
@@ -45,6 +48,7 @@ struct Raw {
 fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
     let names: String = row.get(7)?;
     let egress: String = row.get(8)?;
+    let rate: String = row.get(9)?;
     Ok(Raw {
         ipv4: row.get(5)?,
         ipv6: row.get(6)?,
@@ -59,6 +63,7 @@ fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
             names: serde_json::from_str(&names).unwrap_or_default(),
             // Never more than was asked for.
             egress: egress.parse().unwrap_or(Egress::Deny),
+            rate: serde_json::from_str(&rate).unwrap_or_default(),
         },
     })
 }
@@ -139,7 +144,7 @@ pub fn join(
         .prepare_cached(&format!(
             "SELECT {COLUMNS}, is_up FROM network_endpoint WHERE network = ?1 AND instance = ?2"
         ))?
-        .query_row([&network.id, instance], |row| Ok((row.get(9)?, raw(row)?)))
+        .query_row([&network.id, instance], |row| Ok((row.get(10)?, raw(row)?)))
         .optional()?;
     if let Some((true, _)) = old {
         return Err(NetworkError::AlreadyConnected {
@@ -181,13 +186,14 @@ pub fn join(
             ipv6: None,
             names: join.names.clone(),
             egress: join.egress.clone(),
+            rate: join.rate,
         },
     };
     transaction
         .prepare_cached(&format!(
             "INSERT INTO network_endpoint
                 ({COLUMNS}, is_up)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1)"
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 1)"
         ))?
         .execute(params![
             raw.endpoint.id,
@@ -199,13 +205,14 @@ pub fn join(
             raw.ipv6,
             document(&raw.endpoint.names),
             raw.endpoint.egress.to_string(),
+            document(&raw.endpoint.rate),
         ])?;
     let endpoint = raw.on(&network);
     Ok((network, endpoint))
 }
 
-fn document(names: &[String]) -> String {
-    serde_json::to_string(names).expect("texts can be written")
+fn document<T: Serialize + ?Sized>(value: &T) -> String {
+    serde_json::to_string(value).expect("it has string keys only")
 }
 
 fn random_id() -> Result<String, NetworkError> {
@@ -386,6 +393,17 @@ pub fn forget(
             "DELETE FROM network_endpoint WHERE instance = ?1 AND (?2 IS NULL OR network = ?2)",
         )?
         .execute(params![instance, network])?;
+    Ok(())
+}
+
+/// The instance will not come back for its old addresses.
+///
+/// # Errors
+/// When the state file cannot be written.
+pub fn forget_resting(transaction: &Transaction<'_>, instance: &str) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached("DELETE FROM network_endpoint WHERE instance = ?1 AND NOT is_up")?
+        .execute([instance])?;
     Ok(())
 }
 

@@ -11,6 +11,7 @@
 //! | `address` | which address is next, which subnet is free. Pure |
 //! | `egress` | what an instance may reach beyond its networks. Pure |
 //! | `host` | what the host itself is connected to, and which of its ports are taken |
+//! | `wanted` | rows as values of `isle-dataplane`. Pure |
 //! | `networks`, `endpoints`, `publications` | the rows |
 
 #![forbid(unsafe_code)]
@@ -23,18 +24,20 @@ pub mod host;
 mod model;
 mod networks;
 mod publications;
+pub mod wanted;
 
 pub use egress::{Allowed, Destination, Egress};
 pub use endpoints::{
-    Join, all_endpoints, endpoints_of, endpoints_on, forget, join, release, rename,
+    Join, all_endpoints, endpoints_of, endpoints_on, forget, forget_resting, join, release, rename,
 };
 pub use error::NetworkError;
 pub use model::{
-    Driver, Endpoint, MacvlanMode, Network, NewNetwork, Protocol, Publication, Subnet,
+    Driver, Endpoint, MacvlanMode, Network, NewNetwork, Protocol, Publication, Rate, Subnet,
     SubnetRequest, is_name,
 };
 pub use networks::{DEFAULT, create, default_network, find, list, remove};
 pub use publications::{HostPort, Publish, all_publications, publications_of, publish, unpublish};
+pub use wanted::Link;
 
 use isle_database::Schema;
 
@@ -60,6 +63,7 @@ pub const SCHEMA: Schema = Schema {
             ipv6      BLOB,
             names     TEXT NOT NULL,
             egress    TEXT NOT NULL,
+            rate      TEXT NOT NULL,
             is_up     INTEGER NOT NULL,
             UNIQUE (network, instance),
             UNIQUE (network, ipv4),

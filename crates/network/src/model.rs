@@ -198,6 +198,18 @@ pub struct Endpoint {
     pub names: Vec<String>,
     /// What it may reach beyond its networks.
     pub egress: Egress,
+    /// How much it may receive and send.
+    pub rate: Rate,
+}
+
+/// `--net-rate`: the most that an instance receives and sends on each of its networks, in bytes a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rate {
+    /// Without a limit when not given.
+    pub into: Option<u64>,
+    /// Without a limit when not given.
+    pub out_of: Option<u64>,
 }
 
 impl Endpoint {

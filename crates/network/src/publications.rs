@@ -6,12 +6,14 @@ use std::os::fd::OwnedFd;
 use isle_database::Database;
 use rusqlite::{Row, Transaction, params};
 use rustix::rand::{GetRandomFlags, getrandom};
+use serde::{Deserialize, Serialize};
 
 use crate::host::hold;
 use crate::{NetworkError, Protocol, Publication};
 
 /// Which port of the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HostPort {
     /// Any that is free.
     Any,
@@ -20,7 +22,7 @@ pub enum HostPort {
 }
 
 /// A port that is to be published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publish {
     /// Of both ports.
     pub protocol: Protocol,

@@ -1,5 +1,7 @@
 //! Networks, addresses and ports in a state file of their own.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use std::net::Ipv4Addr;
 
 use isle_database::Database;

@@ -6,15 +6,16 @@ use clap::ValueEnum;
 use isle_docker_model::instance::{Surroundings, for_print, inspect};
 use isle_engine::{EngineError, machines};
 use isle_format::Template;
+use isle_network::NetworkError;
 use serde_json::Value;
 
 use super::container_prune::bytes_below;
-use super::volume_inspect;
+use super::{network_inspect, volume_inspect};
 use crate::context::Context;
 use crate::failure::{Failure, Result, report};
 use crate::{images, output};
 
-pub const ABOUT: &str = "Show all that is known of instances, images and volumes, as JSON";
+pub const ABOUT: &str = "Show all that is known of instances, images, volumes and networks, as JSON";
 pub const EXAMPLES: &str = "  isle inspect web
   isle inspect --format '{{.State.ExitCode}}' job
   isle inspect --type image --format '{{json .Config.Env}}' debian";
@@ -28,6 +29,8 @@ enum Kind {
     Image,
     /// Volumes.
     Volume,
+    /// Networks.
+    Network,
 }
 
 /// Flags of `inspect`.
@@ -39,7 +42,7 @@ pub struct Args {
     /// The sizes of an instance's files
     #[arg(short, long)]
     size: bool,
-    /// Only this: container, image or volume
+    /// Only this: container, image, volume or network
     #[arg(long = "type", value_name = "TYPE", hide_possible_values = true)]
     kind: Option<Kind>,
     /// Names or ids
@@ -67,10 +70,16 @@ pub fn run(args: &Args, context: &Context) -> Result {
                 }
             }
         }
+        if wants(Kind::Network) {
+            match network_inspect::inspect(context, name) {
+                Err(error) if is_missing(&error) && args.kind.is_none() => {}
+                found => return found,
+            }
+        }
         match volume_inspect::inspect(context, name, args.size) {
             Err(error) if is_missing(&error) && args.kind.is_none() => {
                 Err(Failure::new(format!("no such object: {name}"))
-                    .hint("see `isle ps -a`, `isle images` and `isle volume ls`")
+                    .hint("see `isle ps -a`, `isle images`, `isle volume ls` and `isle network ls`")
                     .into())
             }
             found => found,
@@ -81,7 +90,11 @@ pub fn run(args: &Args, context: &Context) -> Result {
 fn is_missing(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref::<EngineError>(),
-        Some(EngineError::NoSuchInstance { .. } | EngineError::NoSuchVolume { .. })
+        Some(
+            EngineError::NoSuchInstance { .. }
+                | EngineError::NoSuchVolume { .. }
+                | EngineError::Network(NetworkError::NoSuchNetwork { .. })
+        )
     )
 }
 

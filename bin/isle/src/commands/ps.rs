@@ -1,5 +1,6 @@
 //! `isle ps`.
 
+use isle_docker_model::network;
 use isle_docker_model::{command_line, status};
 use isle_engine::config::MountSource;
 use isle_engine::state::{Instance, Status};
@@ -164,7 +165,6 @@ fn fits(instance: &Instance, filters: &Filters) -> bool {
     let state = &instance.state;
     let id = instance.id.to_string();
     let exited = state.exit.as_ref().filter(|_| state.status == Status::Exited);
-    let network = isle_docker_model::network_mode(&config.network);
     filters.labels_fit(&config.labels)
         && filters.fits("status", |wanted| wanted == status::word(state.status))
         && filters.fits("name", |wanted| matches_pattern(wanted, instance.name.as_str()))
@@ -172,7 +172,7 @@ fn fits(instance: &Instance, filters: &Filters) -> bool {
         && filters.fits("ancestor", |wanted| is_ancestor(instance, wanted))
         && filters.fits("health", |wanted| wanted == status::health_word(state))
         && filters.fits("isolation", |wanted| wanted == config.isolation.to_string())
-        && filters.fits("network", |wanted| wanted == network)
+        && filters.fits("network", |wanted| is_on(instance, wanted))
         && filters.fits("exited", |wanted| {
             exited.is_some_and(|exit| exit.code.to_string() == wanted)
         })
@@ -258,7 +258,7 @@ fn row(instance: &Instance, size: String, now: Timestamp, no_trunc: bool) -> Row
             ("CreatedAt", text(human::local_time(instance.created_at))),
             ("Status", text(status::text(&instance.state, now))),
             ("State", json!(status::word(instance.state.status))),
-            ("Ports", json!("")),
+            ("Ports", text(network::ports_text(instance))),
             ("Names", text(instance.name.to_string())),
             ("Isolation", text(in_force(instance))),
             ("Size", text(size)),
@@ -267,12 +267,21 @@ fn row(instance: &Instance, size: String, now: Timestamp, no_trunc: bool) -> Row
             ("LocalVolumes", text(volumes.to_string())),
             (
                 "Networks",
-                text(isle_docker_model::network_mode(&config.network)),
+                text(network::names(&config.network).join(",")),
             ),
             ("Health", json!(status::health_word(&instance.state))),
             ("Platform", json!(format!("linux/{}", std::env::consts::ARCH))),
         ])
     }
+}
+
+/// Whether one of its networks has that name, or an id that begins so.
+fn is_on(instance: &Instance, wanted: &str) -> bool {
+    let mode = &instance.config.network;
+    let is_id = |id: &str| wanted.len() >= 3 && id.starts_with(wanted);
+    network::mode(mode) == wanted
+        || network::names(mode).iter().any(|name| name == wanted)
+        || mode.attachments().iter().any(|one| is_id(&one.network))
 }
 
 /// The level that is in force, with what carries it out where that says how strong the wall is.
@@ -315,6 +324,8 @@ mod tests {
                 exit: None,
                 restart_count: 0,
                 is_stopped_by_user: false,
+                networks: Vec::new(),
+                ports: Vec::new(),
                 health: None,
             },
         }

@@ -5,16 +5,18 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use isle_engine::config::{
-    AttachedStreams, Device, HealthCheck, InstanceConfig, Mount, NamespaceMode, Namespaces,
-    NetworkMode, ProcessConfig, RestartPolicy, Security, Ulimit, UserNamespace,
+    AttachedStreams, Device, HealthCheck, HostAddress, InstanceConfig, Mount, NamespaceMode,
+    Namespaces, NetworkMode, ProcessConfig, RestartPolicy, Security, Ulimit, UserNamespace,
 };
 use isle_types::{ByteSize, InstanceName, Isolation, Signal};
 
 use super::health::HealthFlags;
+use super::network::NetworkFlag;
+use super::publish::Published;
 use super::resources::ResourceFlags;
 use super::{
     FlagError, capability, device, environment, key_value, labels, log, mount, namespace, network,
-    restart, security, sysctl, time, ulimit,
+    publish, restart, security, sysctl, time, ulimit,
 };
 
 /// When an image is pulled.
@@ -187,9 +189,27 @@ pub struct InstanceFlags {
     #[arg(long, value_name = "MODE", value_parser = namespace::host_or_private, help_heading = "Security")]
     cgroupns: Option<NamespaceMode>,
 
-    /// Network: none, host or container:NAME
-    #[arg(long, visible_alias = "net", value_name = "MODE", value_parser = network::mode, default_value = "none", help_heading = "Network")]
-    network: NetworkMode,
+    /// Network: a name, none, host or container:NAME; several times for several networks
+    #[arg(long, visible_alias = "net", value_name = "NETWORK", value_parser = network::network, env = "ISLE_NETWORK", help_heading = "Network")]
+    network: Vec<NetworkFlag>,
+    /// A name that others on its networks can call it by
+    #[arg(long, alias = "net-alias", value_name = "NAME", value_parser = network::alias, help_heading = "Network")]
+    network_alias: Vec<String>,
+    /// Its IPv4 address on its first network
+    #[arg(long, value_name = "ADDRESS", value_parser = network::ipv4, help_heading = "Network")]
+    ip: Option<std::net::Ipv4Addr>,
+    /// Its IPv6 address on its first network
+    #[arg(long, value_name = "ADDRESS", value_parser = network::ipv6, help_heading = "Network")]
+    ip6: Option<std::net::Ipv6Addr>,
+    /// Its hardware address on its first network
+    #[arg(long, value_name = "ADDRESS", value_parser = network::mac_address, help_heading = "Network")]
+    mac_address: Option<[u8; 6]>,
+    /// Lead a port of the host to it: 8080:80, 127.0.0.1:8080:80/udp, 80
+    #[arg(short, long, value_name = "[ADDRESS:][HOST-PORT:]PORT[/PROTOCOL]", value_parser = publish::publish, help_heading = "Network")]
+    publish: Vec<Published>,
+    /// Lead free ports of the host to all that it exposes
+    #[arg(short = 'P', long, help_heading = "Network")]
+    publish_all: bool,
     /// Say that it listens on a port
     #[arg(long, value_name = "PORT[-PORT][/PROTOCOL]", value_parser = network::expose, help_heading = "Network")]
     expose: Vec<network::Exposed>,
@@ -201,7 +221,7 @@ pub struct InstanceFlags {
     domainname: Option<String>,
     /// Add a line to /etc/hosts
     #[arg(long, value_name = "NAME:ADDRESS", value_parser = network::host, help_heading = "Network")]
-    add_host: Vec<(String, std::net::IpAddr)>,
+    add_host: Vec<(String, HostAddress)>,
     /// Name server
     #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
     dns: Vec<std::net::IpAddr>,
@@ -211,12 +231,6 @@ pub struct InstanceFlags {
     /// Option of resolv.conf
     #[arg(long, alias = "dns-opt", value_name = "OPTION", value_parser = network::dns_option, help_heading = "Network")]
     dns_option: Vec<String>,
-    /// Publish a port (not in this version)
-    #[arg(short, long, value_name = "PORT", value_parser = network::publish_refused, hide = true)]
-    publish: Vec<String>,
-    /// Publish all ports (not in this version)
-    #[arg(short = 'P', long, hide = true)]
-    publish_all: bool,
 
     #[command(flatten)]
     pub health: HealthFlags,
@@ -247,9 +261,6 @@ impl InstanceFlags {
         command: &[String],
         image_check: Option<&HealthCheck>,
     ) -> Result<InstanceConfig, FlagError> {
-        if self.publish_all {
-            network::publish_refused("-P")?;
-        }
         if self.rm && self.restart != RestartPolicy::No {
             return Err(FlagError::new(
                 "--rm and --restart do not go together",
@@ -292,7 +303,9 @@ impl InstanceFlags {
                 cgroup: self.cgroupns.clone().unwrap_or_default(),
                 user: self.userns.clone().unwrap_or_default(),
             },
-            network: self.network.clone(),
+            network: self.networks()?,
+            publish: self.publish.iter().flat_map(|p| p.0.clone()).collect(),
+            publish_all: self.publish_all,
             dns: self.dns.clone(),
             dns_search: self.dns_search.clone(),
             dns_options: self.dns_option.clone(),
@@ -352,6 +365,39 @@ impl InstanceFlags {
             }),
             init: self.init,
         })
+    }
+
+    fn networks(&self) -> Result<NetworkMode, FlagError> {
+        let mut mode = match (self.network.is_empty(), self.isolation) {
+            (true, Isolation::Vm) => NetworkMode::None,
+            (true, Isolation::Container) => network::mode(&[network::network("bridge")?])?,
+            (false, _) => network::mode(&self.network)?,
+        };
+        let is_addressed = self.ip.is_some() || self.ip6.is_some() || self.mac_address.is_some();
+        let is_published = self.publish_all || !self.publish.is_empty();
+        let NetworkMode::Networks(attachments) = &mut mode else {
+            let needless = match (is_addressed, self.network_alias.is_empty(), is_published) {
+                (true, _, _) => "an address (--ip, --ip6, --mac-address)",
+                (_, false, _) => "--network-alias",
+                (_, _, true) => "--publish",
+                _ => return Ok(mode),
+            };
+            return Err(FlagError::new(
+                format!("{needless} needs a network of its own"),
+                "leave it out, or choose a network that `isle network ls` shows",
+            ));
+        };
+        for attachment in attachments.iter_mut() {
+            attachment
+                .aliases
+                .extend(self.network_alias.iter().cloned());
+        }
+        if let Some(first) = attachments.first_mut() {
+            first.ipv4 = self.ip.or(first.ipv4);
+            first.ipv6 = self.ip6.or(first.ipv6);
+            first.mac = self.mac_address.or(first.mac);
+        }
+        Ok(mode)
     }
 
     fn mounts(&self) -> Result<Vec<Mount>, FlagError> {
@@ -439,6 +485,7 @@ mod tests {
     fn no_flags_are_dockers_defaults() {
         let expected = InstanceConfig {
             image: "debian".into(),
+            network: network::mode(&[network::network("bridge").unwrap()]).unwrap(),
             ..InstanceConfig::default()
         };
         assert_eq!(parse(&[]), Ok(expected));
@@ -557,9 +604,16 @@ mod tests {
     #[test]
     fn what_does_not_go_together_or_is_not_there_yet_is_refused() {
         for (words, reason) in [
-            (&["-p", "80:80"][..], "later version"),
-            (&["-P"], "later version"),
-            (&["--network", "bridge"], "later one"),
+            (&["-p", "80:http"][..], "cannot be published"),
+            (&["--network", "none", "-P"], "--publish needs"),
+            (
+                &["--network", "host", "--ip", "10.0.0.5"],
+                "needs a network",
+            ),
+            (
+                &["--network", "a", "--network", "host"],
+                "do not go together",
+            ),
             (&["--isolation", "wasm"], "not available"),
             (&["--isolation", "box"], "unknown isolation level"),
             (&["--rm", "--restart", "always"], "do not go together"),

@@ -17,6 +17,7 @@ pub mod mount;
 pub mod namespace;
 pub mod network;
 pub mod pause;
+pub mod publish;
 pub mod resources;
 pub mod restart;
 pub mod security;

@@ -1,29 +1,174 @@
 //! `--network`, `--add-host`, `--dns`.
 
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use isle_engine::config::NetworkMode;
+use isle_engine::config::{HostAddress, NetworkAttachment, NetworkMode};
 
-use super::FlagError;
+use super::{FlagError, csv};
 
-/// `none`, `host`, `container:NAME`.
-pub fn mode(text: &str) -> Result<NetworkMode, FlagError> {
+/// What one `--network` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkFlag {
+    /// Loopback alone.
+    None,
+    /// The host's.
+    Host,
+    /// That of an instance.
+    Instance(String),
+    /// One of the engine's.
+    Network(NetworkAttachment),
+}
+
+/// `none`, `host`, `container:NAME`, the name of a network, or `name=NETWORK,alias=…,ip=…,ip6=…,mac-address=…`.
+pub fn network(text: &str) -> Result<NetworkFlag, FlagError> {
     match text {
-        "none" => Ok(NetworkMode::None),
-        "host" => Ok(NetworkMode::Host),
-        _ => match text.strip_prefix("container:") {
-            Some("") => Err(FlagError::new(
+        "none" => return Ok(NetworkFlag::None),
+        "host" => return Ok(NetworkFlag::Host),
+        // Docker's older words for it.
+        "default" | "bridge" => return named(isle_network::DEFAULT),
+        _ => {}
+    }
+    if let Some(name) = text.strip_prefix("container:") {
+        return match name {
+            "" => Err(FlagError::new(
                 "container: names no instance",
                 "write container:NAME",
             )),
-            Some(name) => Ok(NetworkMode::Instance(name.to_owned())),
-            None => Err(FlagError::new(
-                format!(
-                    "network {text:?} is not available: this version has no bridge or user-defined networks, they come with a later one"
-                ),
-                "use --network none (loopback only), host, or container:NAME",
-            )),
-        },
+            name => Ok(NetworkFlag::Instance(name.to_owned())),
+        };
+    }
+    match text.contains('=') {
+        true => described(text),
+        false => named(text),
+    }
+}
+
+fn named(name: &str) -> Result<NetworkFlag, FlagError> {
+    match isle_network::is_name(name) {
+        true => Ok(NetworkFlag::Network(NetworkAttachment {
+            network: name.to_owned(),
+            ..NetworkAttachment::default()
+        })),
+        false => Err(FlagError::new(
+            format!("{name:?} is not the name of a network"),
+            "write none, host, container:NAME or a name that `isle network ls` shows",
+        )),
+    }
+}
+
+fn described(text: &str) -> Result<NetworkFlag, FlagError> {
+    let mut attachment = NetworkAttachment::default();
+    for field in csv::fields(text)? {
+        let (key, value) = field.split_once('=').ok_or_else(|| {
+            FlagError::new(
+                format!("{field:?} has no KEY=VALUE form"),
+                "write name=NETWORK,alias=NAME,ip=ADDRESS,ip6=ADDRESS,mac-address=ADDRESS",
+            )
+        })?;
+        match key {
+            "name" => match named(value)? {
+                NetworkFlag::Network(named) => attachment.network = named.network,
+                _ => unreachable!("a name is a network"),
+            },
+            "alias" => attachment.aliases.push(alias(value)?),
+            "ip" => attachment.ipv4 = Some(ipv4(value)?),
+            "ip6" => attachment.ipv6 = Some(ipv6(value)?),
+            "mac-address" => attachment.mac = Some(mac_address(value)?),
+            key => {
+                return Err(FlagError::new(
+                    format!("a network has no option {key:?}"),
+                    "known are name, alias, ip, ip6 and mac-address",
+                ));
+            }
+        }
+    }
+    match attachment.network.is_empty() {
+        true => Err(FlagError::new(
+            format!("{text:?} names no network"),
+            "write name=NETWORK first",
+        )),
+        false => Ok(NetworkFlag::Network(attachment)),
+    }
+}
+
+/// What all `--network` say together.
+pub fn mode(flags: &[NetworkFlag]) -> Result<NetworkMode, FlagError> {
+    let mut attachments = Vec::new();
+    for flag in flags {
+        let alone = match flag {
+            NetworkFlag::Network(attachment) => {
+                attachments.push(attachment.clone());
+                continue;
+            }
+            NetworkFlag::None => NetworkMode::None,
+            NetworkFlag::Host => NetworkMode::Host,
+            NetworkFlag::Instance(name) => NetworkMode::Instance(name.clone()),
+        };
+        if flags.len() > 1 {
+            return Err(FlagError::new(
+                "none, host and container:NAME do not go together with other networks",
+                "leave one of the --network out",
+            ));
+        }
+        return Ok(alone);
+    }
+    Ok(NetworkMode::Networks(attachments))
+}
+
+/// `--network-alias`: a name that others can call.
+pub fn alias(text: &str) -> Result<String, FlagError> {
+    let is_alias = (1..=255).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    match is_alias {
+        true => Ok(text.to_owned()),
+        false => Err(FlagError::new(
+            format!("{text:?} cannot be called"),
+            "use letters, digits, -, _ and .",
+        )),
+    }
+}
+
+/// `--ip`.
+pub fn ipv4(text: &str) -> Result<Ipv4Addr, FlagError> {
+    text.parse().map_err(|_| {
+        FlagError::new(
+            format!("{text:?} is not an IPv4 address"),
+            "write for example 172.30.0.10",
+        )
+    })
+}
+
+/// `--ip6`.
+pub fn ipv6(text: &str) -> Result<Ipv6Addr, FlagError> {
+    text.parse().map_err(|_| {
+        FlagError::new(
+            format!("{text:?} is not an IPv6 address"),
+            "write for example fd00::10",
+        )
+    })
+}
+
+/// `--mac-address`: of one card, not of a group.
+pub fn mac_address(text: &str) -> Result<[u8; 6], FlagError> {
+    let fail = || {
+        FlagError::new(
+            format!("{text:?} is not the hardware address of a card"),
+            "write six pairs of digits, the first one even, like 02:42:ac:11:00:02",
+        )
+    };
+    let bytes: Option<Vec<u8>> = text
+        .split([':', '-'])
+        .map(|pair| match pair.len() {
+            2 => u8::from_str_radix(pair, 16).ok(),
+            _ => None,
+        })
+        .collect();
+    let mac: [u8; 6] = bytes.and_then(|b| b.try_into().ok()).ok_or_else(fail)?;
+    match mac[0] & 1 == 1 || mac == [0; 6] {
+        true => Err(fail()),
+        false => Ok(mac),
     }
 }
 
@@ -57,16 +202,8 @@ pub fn expose(text: &str) -> Result<Exposed, FlagError> {
     ))
 }
 
-/// `--publish` and its relatives, which come with networks.
-pub fn publish_refused(_text: &str) -> Result<String, FlagError> {
-    Err(FlagError::new(
-        "publishing ports comes with networks in a later version",
-        "use --network host: the instance's ports are then the host's own",
-    ))
-}
-
 /// `--add-host NAME:ADDRESS` or `NAME=ADDRESS`.
-pub fn host(text: &str) -> Result<(String, IpAddr), FlagError> {
+pub fn host(text: &str) -> Result<(String, HostAddress), FlagError> {
     let fail =
         |reason: String| FlagError::new(reason, "write NAME:ADDRESS, for example db:10.0.0.5");
     let (name, address) = text
@@ -80,11 +217,8 @@ pub fn host(text: &str) -> Result<(String, IpAddr), FlagError> {
     if !is_name {
         return Err(fail(format!("{name:?} is not a host name")));
     }
-    if address == "host-gateway" {
-        return Err(FlagError::new(
-            "host-gateway stands for the gateway of a bridge network, which this version does not have",
-            "with --network host the host is 127.0.0.1",
-        ));
+    if address == HostAddress::GATEWAY {
+        return Ok((name.to_owned(), HostAddress::Gateway));
     }
     let bare = address
         .strip_prefix('[')
@@ -93,7 +227,7 @@ pub fn host(text: &str) -> Result<(String, IpAddr), FlagError> {
     let address = bare
         .parse()
         .map_err(|_| fail(format!("{address:?} is not an IP address")))?;
-    Ok((name.to_owned(), address))
+    Ok((name.to_owned(), HostAddress::Address(address)))
 }
 
 /// `--dns-search`, `.` for none.
@@ -145,19 +279,59 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_of_later_versions_are_refused_with_that_reason() {
-        assert_eq!(mode("host"), Ok(NetworkMode::Host));
-        assert_eq!(mode("none"), Ok(NetworkMode::None));
-        assert_eq!(mode("container:a"), Ok(NetworkMode::Instance("a".into())));
-        for text in ["bridge", "default", "mynet", "container:", ""] {
-            mode(text).expect_err(text);
-        }
-        assert!(
-            publish_refused("80:80")
-                .unwrap_err()
-                .reason
-                .contains("later version")
+    fn networks_are_words_names_or_descriptions() {
+        assert_eq!(network("host"), Ok(NetworkFlag::Host));
+        assert_eq!(network("none"), Ok(NetworkFlag::None));
+        assert_eq!(
+            network("container:a"),
+            Ok(NetworkFlag::Instance("a".into()))
         );
+        assert_eq!(network("default"), network("bridge"));
+        let described =
+            network("name=db,alias=a,alias=b,ip=10.0.0.5,mac-address=02:42:0a:00:00:05");
+        assert_eq!(
+            described,
+            Ok(NetworkFlag::Network(NetworkAttachment {
+                network: "db".into(),
+                name: String::new(),
+                aliases: vec!["a".into(), "b".into()],
+                ipv4: Some("10.0.0.5".parse().unwrap()),
+                ipv6: None,
+                mac: Some([2, 0x42, 10, 0, 0, 5]),
+            }))
+        );
+        for text in [
+            "",
+            "container:",
+            "a b",
+            "alias=x",
+            "name=x,ip=1",
+            "name=x,foo=1",
+            "name=x,alias=a b",
+        ] {
+            network(text).expect_err(text);
+        }
+        for text in [
+            "",
+            "02:42",
+            "01:00:00:00:00:01",
+            "0:0:0:0:0:0",
+            "zz:42:0a:00:00:05",
+        ] {
+            mac_address(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn some_modes_go_with_no_other() {
+        let parse = |texts: &[&str]| {
+            let flags: Vec<_> = texts.iter().map(|text| network(text).unwrap()).collect();
+            mode(&flags)
+        };
+        assert_eq!(parse(&["none"]), Ok(NetworkMode::None));
+        assert_eq!(parse(&["a", "b"]).unwrap().attachments().len(), 2);
+        parse(&["a", "host"]).unwrap_err();
+        parse(&["none", "container:x"]).unwrap_err();
     }
 
     #[test]
@@ -175,18 +349,28 @@ mod tests {
     fn hosts_are_names_with_addresses() {
         assert_eq!(
             host("db:10.0.0.5"),
-            Ok(("db".into(), "10.0.0.5".parse().unwrap()))
+            Ok((
+                "db".into(),
+                HostAddress::Address("10.0.0.5".parse().unwrap())
+            ))
         );
-        assert_eq!(host("db=::1"), Ok(("db".into(), "::1".parse().unwrap())));
-        assert_eq!(host("db:[::1]"), Ok(("db".into(), "::1".parse().unwrap())));
-        assert_eq!(host("db:::1"), Ok(("db".into(), "::1".parse().unwrap())));
+        let local = Ok((
+            "db".to_owned(),
+            HostAddress::Address("::1".parse().unwrap()),
+        ));
+        for text in ["db=::1", "db:[::1]", "db:::1"] {
+            assert_eq!(host(text), local);
+        }
+        assert_eq!(
+            host("h:host-gateway"),
+            Ok(("h".to_owned(), HostAddress::Gateway))
+        );
         for text in [
             "",
             "db",
             ":1.2.3.4",
             "a b:1.2.3.4",
             "db:x",
-            "db:host-gateway",
             "x\n1.2.3.4 y:1.2.3.4",
         ] {
             host(text).expect_err(text);

@@ -97,11 +97,12 @@ fn to_local(rule: Rule) -> Rule {
 
 /// All rules, with their chains.
 pub(super) fn rules(log_group: u16) -> Vec<(&'static str, Rule)> {
-    let mut rules = Vec::new();
-    rules.push(("raw", drop(is_loopback(from(ipv4(), BRIDGES.name), V4_TO))));
-    rules.push(("prerouting", is_loopback(ipv4(), V4_TO).return_()));
-    rules.push(("prerouting", to_local(rule()).goto("publish")));
-    rules.push(("output", to_local(rule()).goto("publish")));
+    let mut rules = vec![
+        ("raw", drop(is_loopback(from(ipv4(), BRIDGES.name), V4_TO))),
+        ("prerouting", is_loopback(ipv4(), V4_TO).return_()),
+        ("prerouting", to_local(rule()).goto("publish")),
+        ("output", to_local(rule()).goto("publish")),
+    ];
     publish(&mut rules);
 
     rules.push(("input", accept(is_known(rule()))));

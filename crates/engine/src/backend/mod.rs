@@ -17,11 +17,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use isle_cgroup::{Cgroup, Layout};
+use isle_network::Link;
 use isle_types::{Accelerator, Isolation, Signal};
 use oci_spec::runtime::Capabilities;
 
 use crate::config::{ConfigError, InstanceConfig, Resources};
 use crate::state::{Instance, MemoryOf};
+use crate::wiring::Wiring;
 use crate::{EngineError, ExecRequest, Paths, Stats, WindowSize, volume};
 
 /// The standard streams that a new process is given.
@@ -144,13 +146,13 @@ pub struct Unsupported {
 }
 
 /// One instance at one level of isolation. Called by its supervisor only, which has one thread.
-pub trait Backend {
-    /// Makes everything that the instance needs and executes its program. May be called again
-    /// after [`Backend::clean_up`], for a restart.
+pub(crate) trait Backend {
+    /// Makes everything that the instance needs, connects it to its networks, and executes its
+    /// program. May be called again after [`Backend::clean_up`], for a restart.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left behind then.
-    fn start(&mut self, stdio: Stdio) -> Result<Process, StartError>;
+    fn start(&mut self, stdio: Stdio, wiring: &mut Wiring) -> Result<Process, StartError>;
 
     /// Runs a further process inside.
     ///
@@ -231,6 +233,28 @@ pub trait Backend {
     /// # Errors
     /// When the host refuses a value.
     fn update(&mut self, resources: &Resources) -> io::Result<()>;
+
+    /// Connects what runs to one network more.
+    ///
+    /// # Errors
+    /// When the level or the kernel cannot; nothing is changed then.
+    fn connect(
+        &mut self,
+        process: &Process,
+        link: Link,
+        wiring: &mut Wiring,
+    ) -> Result<(), StartError>;
+
+    /// Takes what runs off a network, by the network's id.
+    ///
+    /// # Errors
+    /// When the level or the kernel cannot.
+    fn disconnect(
+        &mut self,
+        process: &Process,
+        network: &str,
+        wiring: &mut Wiring,
+    ) -> Result<(), StartError>;
 
     /// One reading.
     ///
@@ -313,7 +337,7 @@ pub(crate) fn capabilities(isolation: Isolation) -> io::Result<Capabilities> {
 ///
 /// # Errors
 /// [`StartError`] when what the instance was made of is not there any more.
-pub fn open(
+pub(crate) fn open(
     instance: &Instance,
     paths: &Paths,
     layers: &[PathBuf],

@@ -62,6 +62,9 @@ pub enum EngineError {
     /// The level of isolation cannot do it.
     #[error(transparent)]
     Unsupported(#[from] Unsupported),
+    /// A network, an address or a port.
+    #[error(transparent)]
+    Network(#[from] isle_network::NetworkError),
     /// A path inside is not there.
     #[error("no such file or directory in instance {name}: {path}")]
     NoSuchPath {
@@ -240,6 +243,7 @@ impl EngineError {
             EngineError::NoLog { .. } => {
                 "create the instance with --log-driver json-file to keep its output".to_owned()
             }
+            EngineError::Network(error) => return error.hint(),
             EngineError::FindImage(error) => return error.hint(),
             EngineError::Commit(error) => return error.hint(),
             EngineError::NoSupervisorProgram => {
@@ -276,6 +280,7 @@ impl EngineError {
             EngineError::InvalidConfig(_)
             | EngineError::NameInUse { .. }
             | EngineError::Unsupported(_)
+            | EngineError::Network(_)
             | EngineError::Volume { .. }
             | EngineError::NoSupervisorProgram => 125,
             _ => 1,

@@ -116,6 +116,7 @@ impl Engine {
             .map_err(EngineError::io("read", "/sys/devices/system/cpu"))?;
         validate(&config, &host)?;
         self.pin_other_instances(&mut config)?;
+        self.resolve_networks(&mut config)?;
         let volumes = self.choose_volumes(&mut config)?;
         let layers = self.layers_of(&image)?;
         let mut instance = Instance {
@@ -241,8 +242,9 @@ impl Engine {
     pub fn rename(&self, id: &InstanceId, name: &InstanceName) -> Result<(), EngineError> {
         let mut instance = self.get(id)?;
         let old = std::mem::replace(&mut instance.name, name.clone());
-        let event = NewEvent::of_instance(&instance, "rename").with("oldName", old);
-        Ok(self.store().rename(id, name, &[event])?)
+        let event = NewEvent::of_instance(&instance, "rename").with("oldName", &old);
+        self.store().rename(id, name, &[event])?;
+        self.rename_on_networks(&instance, old.as_str())
     }
 
     /// The row of an id that the caller has got from [`Engine::find`].

@@ -109,6 +109,7 @@ impl Engine {
             && !instance.state.status.is_supervised()
         {
             let _ = backend::clean_up(&instance, &self.paths);
+            let _ = self.unwire(&id.to_string(), false);
         }
     }
 

@@ -7,6 +7,7 @@ mod inside;
 mod instances;
 mod lifecycle;
 mod logs;
+mod networks;
 mod processes;
 mod removal;
 mod requests;
@@ -25,6 +26,7 @@ use isle_database::Database;
 
 pub use error::*;
 pub use lifecycle::Stopping;
+pub use networks::{Member, Unpublish};
 pub use removal::Removal;
 pub(crate) use removal::volume_names;
 pub use requests::*;
@@ -52,7 +54,7 @@ impl Engine {
     /// When the folders or the state file cannot be used.
     pub fn open(paths: Paths) -> Result<Engine, EngineError> {
         let path = paths.database();
-        let open = || Database::open(&path, &[isle_image::SCHEMA, SCHEMA]);
+        let open = || Database::open(&path, &[isle_image::SCHEMA, isle_network::SCHEMA, SCHEMA]);
         let database = match open() {
             Ok(database) => database,
             // The first time ever: asked for only then, to save the system calls.

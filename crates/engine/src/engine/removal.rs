@@ -89,6 +89,7 @@ impl Engine {
         let directory = self.paths.instance(id);
         backend::clean_up(instance, &self.paths)
             .map_err(EngineError::io("clean up after", &directory))?;
+        self.unwire(&id.to_string(), true)?;
         backend::remove_storage(instance, &self.paths)
             .map_err(EngineError::io("remove", &directory))?;
         if volumes || instance.config.auto_remove {

@@ -3,12 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 
+use isle_network::{Link, NetworkError, Publication, Publish};
 use isle_types::InstanceId;
 
-use crate::config::{Resources, RestartPolicy};
+use crate::config::{InstanceConfig, NetworkAttachment, Resources, RestartPolicy};
 use crate::engine::volume_names;
 use crate::state::{Instance, InstanceState};
 use crate::store::{NewEvent, Store, StoreError};
+use crate::wiring::rows::{self, Plan, Port};
 use crate::{Paths, backend, volume};
 
 /// Something that happened, for `events`.
@@ -40,6 +42,15 @@ pub(super) struct LedgerError(String);
 impl From<StoreError> for LedgerError {
     fn from(error: StoreError) -> LedgerError {
         LedgerError(chain(&error))
+    }
+}
+
+impl From<NetworkError> for LedgerError {
+    fn from(error: NetworkError) -> LedgerError {
+        match error.hint() {
+            Some(hint) => LedgerError(format!("{}; {hint}", chain(&error))),
+            None => LedgerError(chain(&error)),
+        }
     }
 }
 
@@ -75,6 +86,34 @@ pub(super) trait Ledger {
         resources: &Resources,
         restart: Option<RestartPolicy>,
     ) -> Result<(), LedgerError>;
+
+    /// Takes addresses on its networks and ports of the host for a run.
+    fn take_networks(&mut self) -> Result<Plan, LedgerError>;
+
+    /// What an earlier supervisor has taken for the run that is on.
+    fn taken_networks(&mut self) -> Result<Plan, LedgerError>;
+
+    /// Gives them back, after the links are gone; for good if the instance `is_gone`.
+    fn give_networks_back(&mut self, is_gone: bool) -> Result<(), LedgerError>;
+
+    /// Takes an address on one network more, for an interface of this name.
+    fn take_network(
+        &mut self,
+        attachment: &NetworkAttachment,
+        interface: String,
+    ) -> Result<Link, LedgerError>;
+
+    /// It is on this network no more.
+    fn give_network_back(&mut self, network: &str) -> Result<(), LedgerError>;
+
+    /// Takes further ports of the host.
+    fn take_ports(&mut self, wanted: &[Publish]) -> Result<Vec<Port>, LedgerError>;
+
+    /// Gives some of its ports back.
+    fn give_ports_back(&mut self, ports: &[Publication]) -> Result<(), LedgerError>;
+
+    /// Writes which networks and ports it asks for from now on.
+    fn set_networks(&mut self, config: &InstanceConfig) -> Result<(), LedgerError>;
 
     /// Takes the row away: from here on the name is free.
     fn remove(&mut self, notes: &[Note]) -> Result<(), LedgerError>;
@@ -176,6 +215,78 @@ impl Ledger for StoreLedger {
         let events = StoreLedger::events(instance, &[Note::new("update")]);
         store.set_config(&id, &config, &events)?;
         instance.config = config;
+        Ok(())
+    }
+
+    fn take_networks(&mut self) -> Result<Plan, LedgerError> {
+        let (store, instance) = self.opened()?;
+        Ok(rows::take(store.database(), instance)?)
+    }
+
+    fn taken_networks(&mut self) -> Result<Plan, LedgerError> {
+        let id = self.id.to_string();
+        let (store, _) = self.opened()?;
+        Ok(rows::taken(store.database(), &id)?)
+    }
+
+    fn give_networks_back(&mut self, is_gone: bool) -> Result<(), LedgerError> {
+        let id = self.id.to_string();
+        // The row may be gone: the state file alone is needed.
+        if self.open.is_none() && is_gone {
+            let store = Store::open(&self.paths)?;
+            return Ok(rows::give_back(store.database(), &id, is_gone)?);
+        }
+        let (store, _) = self.opened()?;
+        Ok(rows::give_back(store.database(), &id, is_gone)?)
+    }
+
+    fn take_network(
+        &mut self,
+        attachment: &NetworkAttachment,
+        interface: String,
+    ) -> Result<Link, LedgerError> {
+        // The row as it is now: a rename may have come between.
+        self.open = None;
+        let (store, instance) = self.opened()?;
+        Ok(rows::take_one(
+            store.database(),
+            instance,
+            attachment,
+            interface,
+        )?)
+    }
+
+    fn give_network_back(&mut self, network: &str) -> Result<(), LedgerError> {
+        let id = self.id.to_string();
+        let (store, _) = self.opened()?;
+        Ok(store
+            .database()
+            .write(|transaction| isle_network::forget(transaction, &id, Some(network)))?)
+    }
+
+    fn take_ports(&mut self, wanted: &[Publish]) -> Result<Vec<Port>, LedgerError> {
+        let id = self.id.to_string();
+        let (store, _) = self.opened()?;
+        Ok(rows::take_ports(store.database(), &id, wanted)?)
+    }
+
+    fn give_ports_back(&mut self, ports: &[Publication]) -> Result<(), LedgerError> {
+        let id = self.id.to_string();
+        let (store, _) = self.opened()?;
+        Ok(store
+            .database()
+            .write(|transaction| isle_network::unpublish(transaction, &id, Some(ports)))?)
+    }
+
+    fn set_networks(&mut self, config: &InstanceConfig) -> Result<(), LedgerError> {
+        self.open = None;
+        let id = self.id;
+        let (store, instance) = self.opened()?;
+        let mut changed = instance.config.clone();
+        changed.network = config.network.clone();
+        changed.publish = config.publish.clone();
+        store.set_config(&id, &changed, &[])?;
+        instance.config = changed;
         Ok(())
     }
 

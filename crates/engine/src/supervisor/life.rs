@@ -105,7 +105,8 @@ impl Supervisor {
         };
         // From here on there is something to clean up if we are killed.
         identity::announce(&self.directory).map_err(cannot("write to the run directory"))?;
-        let mut process = self.backend.start(stdio)?;
+        let mut process = self.start_connected(stdio)?;
+        self.watch_keeper();
         let mut terminal = None;
         if let Some(master) = process.terminal.take() {
             let clone = || -> io::Result<_> {
@@ -166,6 +167,8 @@ impl Supervisor {
         }
         state.pid = Some(run.process.pid);
         state.accelerator = self.backend.accelerator();
+        state.networks = self.wiring.connected();
+        state.ports = self.wiring.ports();
         state.exit = None;
         let check = self.settings.health_check.as_ref();
         if let Some((monitor, health)) = check.and_then(|check| Monitor::new(check, run.started)) {
@@ -189,7 +192,7 @@ impl Supervisor {
                     self.complain("take over the process", &error);
                     let _ = self.backend.kill_all();
                 }
-                self.clean_up();
+                self.clean_up_after_another();
                 let exit = exit_of(Ended::Unknown, None);
                 self.notes
                     .push(Note::new("die").with("exitCode", exit.code));
@@ -215,6 +218,11 @@ impl Supervisor {
             }
         };
         let mut process = self.backend.adopt(process, stdio)?;
+        let plan = self.ledger.taken_networks().map_err(io::Error::other)?;
+        if let Err(error) = self.wiring.adopt(plan) {
+            self.complain("have its names answered", &error);
+        }
+        self.watch_keeper();
         self.watch_backend()?;
         let mut terminal = None;
         // At a level where the terminal is on our side its other end has gone with the supervisor.
@@ -330,6 +338,8 @@ impl Supervisor {
     fn ended(&mut self, exit: &Exit, lasted: Duration) {
         let state = &mut self.state;
         state.pid = None;
+        state.networks = Vec::new();
+        state.ports = Vec::new();
         state.finished_at = Some(Timestamp::now());
         state.exit = Some(exit.clone());
         if std::mem::take(&mut self.start_again) {
@@ -487,6 +497,8 @@ impl Supervisor {
         if let Err(error) = self.backend.clean_up() {
             self.complain("clean up", &error);
         }
+        let is_over = !self.state.status.is_supervised();
+        self.disconnect_all(is_over && self.settings.auto_remove);
     }
 
     /// Asks the instance to end; after the timeout it is killed.

@@ -17,6 +17,7 @@
 //! |---|---|
 //! | `owner` | the state of it all, and the loop |
 //! | `life` | start, end, restart, stop |
+//! | `networks` | connected before the start, changed while it runs |
 //! | `output` | output to log and clients, flow control |
 //! | `talk`, `client` | requests and answers; one connection |
 //! | `sessions`, `checks` | exec; health checks |
@@ -37,6 +38,7 @@ pub(crate) mod last_words;
 mod ledger;
 mod life;
 mod memory;
+mod networks;
 mod output;
 mod owner;
 mod poller;
@@ -68,6 +70,7 @@ use crate::control::read_frame;
 use crate::log;
 use crate::protocol::{Cause, Failed, Start, answer, from_json, kind};
 use crate::state::{Instance, StatusEvent};
+use crate::wiring::Wiring;
 use crate::{InstanceLock, Paths};
 
 /// So long a supervisor waits for the one before it to clean up, or for a short-lived owner.
@@ -321,7 +324,7 @@ fn supervise(paths: &Paths, prepared: Prepared, start: &Start, client: Client) -
     let mut supervisor = assemble(paths, &instance, Some(lock), Box::new(ledger), backend)?;
     drop(instance);
     if is_unclean {
-        supervisor.clean_up();
+        supervisor.clean_up_after_another();
     }
     supervisor.start_first(start, client);
     supervisor.run()
@@ -378,6 +381,7 @@ fn assemble(
         state: instance.state.clone(),
         backend,
         ledger,
+        wiring: Wiring::new(paths, &instance.id.to_string(), &instance.config.dns),
         log,
         directory: paths.instance_run(&instance.id),
         complaints: complaints(paths, &instance.id),

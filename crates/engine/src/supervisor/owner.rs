@@ -23,6 +23,7 @@ use crate::backend::{Backend, Process};
 use crate::config::{HealthCheck, InstanceConfig, RestartPolicy};
 use crate::log::Writer;
 use crate::state::{InstanceState, Status};
+use crate::wiring::Wiring;
 
 /// So long nothing has to happen before memory is given back.
 const CALM: Duration = Duration::from_millis(500);
@@ -86,6 +87,8 @@ pub(super) struct Supervisor {
     pub(super) state: InstanceState,
     pub(super) backend: Box<dyn Backend>,
     pub(super) ledger: Box<dyn Ledger>,
+    /// Its networks.
+    pub(super) wiring: Wiring,
     pub(super) log: Option<Writer>,
     /// The run directory of the instance.
     pub(super) directory: PathBuf,
@@ -152,6 +155,7 @@ impl Supervisor {
             Token::Stdout | Token::Stderr => self.read_output(ready.token),
             Token::Stdin => self.feed_stdin(),
             Token::Backend => self.tend_backend(),
+            Token::Keeper => self.tend_keeper(),
             Token::CheckEnded => self.check_ended(),
             Token::CheckOutput => self.read_check_output(),
             Token::Client(number) => self.serve(number, ready),
@@ -163,6 +167,7 @@ impl Supervisor {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
+        let of_keeper = self.wiring.keeper().and_then(|keeper| keeper.deadline());
         let of_clients = self
             .clients
             .values()
@@ -183,6 +188,7 @@ impl Supervisor {
             self.note_at,
             self.look_for_oom_at,
             self.run.as_ref().and_then(|_| self.backend.adjust_at()),
+            of_keeper,
             of_check,
             of_monitor,
             of_sessions.filter(|_| !self.sessions.is_empty()),
@@ -218,6 +224,9 @@ impl Supervisor {
         }
         if self.run.is_some() && is_due(self.backend.adjust_at()) {
             self.backend.adjust();
+        }
+        if is_due(self.wiring.keeper().and_then(|keeper| keeper.deadline())) {
+            self.tend_keeper();
         }
         if is_due(self.note_at) {
             self.write_notes();
@@ -259,6 +268,7 @@ impl Supervisor {
         self.tidy_at = None;
         self.ledger.rest();
         self.backend.rest();
+        self.wiring.rest();
         self.buffer = Vec::new();
         if let Some(log) = &mut self.log {
             log.shrink();

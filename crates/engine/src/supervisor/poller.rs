@@ -28,6 +28,8 @@ pub(super) enum Token {
     CheckOutput,
     /// The back end has something to do.
     Backend,
+    /// The keeper of networks tells something.
+    Keeper,
     /// A client.
     Client(u32),
     /// The process of an exec has ended.
@@ -39,7 +41,7 @@ pub(super) enum Token {
 }
 
 impl Token {
-    const SIMPLE: [Token; 9] = [
+    const SIMPLE: [Token; 10] = [
         Token::Listener,
         Token::Signals,
         Token::Ended,
@@ -49,6 +51,7 @@ impl Token {
         Token::CheckEnded,
         Token::CheckOutput,
         Token::Backend,
+        Token::Keeper,
     ];
 
     fn encode(self) -> u64 {

@@ -261,6 +261,10 @@ impl Supervisor {
             (Role::Asking, Request::Pause) => self.pause().map(|()| done()),
             (Role::Asking, Request::Resume) => self.resume().map(|()| done()),
             (Role::Asking, Request::Update(update)) => self.update(&update).map(|()| done()),
+            (Role::Asking, Request::Networks(networks)) => self
+                .change_networks(&networks)
+                .map(|()| done())
+                .map_err(|error| refusal(Cause::Failed, error.message)),
             (Role::Asking, Request::Stats) => self.stats(),
             (Role::Asking, Request::Resize(size)) => self.resize(size).map(|()| done()),
             (Role::Asking, Request::Wait(condition)) => {

@@ -421,7 +421,7 @@ fn sysctls(config: &InstanceConfig) -> Checked {
                 "IPC namespace",
             )
         } else if dotted.starts_with("net.") {
-            (config.network == NetworkMode::None, "network")
+            (config.network.is_own(), "network")
         } else if dotted == "kernel.domainname" {
             (
                 config.namespaces.uts == NamespaceMode::Private,
@@ -539,7 +539,7 @@ fn own_ids(config: &InstanceConfig, size: Option<u32>) -> Checked {
     }
     let namespaces = &config.namespaces;
     let shared = [
-        ("--network", config.network != NetworkMode::None),
+        ("--network", !config.network.is_own()),
         ("--pid", namespaces.pid != NamespaceMode::Private),
         ("--ipc", namespaces.ipc != NamespaceMode::Private),
         ("--uts", namespaces.uts != NamespaceMode::Private),

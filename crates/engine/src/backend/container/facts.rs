@@ -237,7 +237,7 @@ fn joined(
     let mut joined = Joined::default();
     let network = match &config.network {
         NetworkMode::Instance(name) => Some(name),
-        NetworkMode::None | NetworkMode::Host => None,
+        NetworkMode::None | NetworkMode::Host | NetworkMode::Networks(_) => None,
     };
     fn of(mode: &NamespaceMode) -> Option<&String> {
         match mode {

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use isle_cgroup::{Cgroup, Layout, OomWatch};
+use isle_network::Link;
 use isle_runtime::{Options, Plan, Rootfs};
 use isle_types::Signal;
 use rustix::fs::{Mode, OFlags};
@@ -39,6 +40,7 @@ use super::oci::{files, limits, spec};
 use super::{Backend, Ended, Process, StartError, Stdio, chain, failed, remove_cgroup};
 use crate::config::{NetworkMode, Resources, UserNamespace};
 use crate::state::{Instance, MemoryOf};
+use crate::wiring::Wiring;
 use crate::{ExecRequest, Paths, Stats, WindowSize, volume};
 use facts::{Facts, Moment};
 
@@ -66,6 +68,25 @@ struct Running {
     oom: Option<OomWatch>,
     init: OwnedFd,
     pid: i32,
+}
+
+/// Gives the network namespace of a process that waits for its start its interfaces.
+fn connect(process: &isle_runtime::Child, wiring: &mut Wiring) -> Result<(), StartError> {
+    if wiring.links().is_empty() {
+        return Ok(());
+    }
+    let namespace = network_namespace(process.pid)
+        .map_err(failed("cannot open the network of the instance"))?;
+    wiring.attach(namespace.as_fd())
+}
+
+fn network_namespace(pid: i32) -> io::Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/net");
+    Ok(rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 fn launch_failed(error: &isle_runtime::LaunchError) -> StartError {
@@ -114,7 +135,7 @@ impl Container {
 }
 
 impl Backend for Container {
-    fn start(&mut self, stdio: Stdio) -> Result<Process, StartError> {
+    fn start(&mut self, stdio: Stdio, wiring: &mut Wiring) -> Result<Process, StartError> {
         let instance = &self.instance;
         let overlay = self.overlay();
         let cannot = "cannot mount the root file system";
@@ -150,6 +171,7 @@ impl Backend for Container {
                 &facts.files,
                 &spec::hostname(instance, &facts.host_name),
                 &instance.config,
+                wiring.links(),
             )
             .map_err(failed("cannot write the instance's own files"))?;
         }
@@ -178,14 +200,18 @@ impl Backend for Container {
                 Some(Arc::clone(&cgroup)),
                 stdio.into(),
             )
-            .and_then(isle_runtime::Created::start);
+            .map_err(|error| launch_failed(&error))
+            .and_then(|created| {
+                connect(&created.init, wiring)?;
+                created.start().map_err(|error| launch_failed(&error))
+            });
         let child = match launched {
             Ok(child) => child,
             Err(error) => {
                 // The runtime has ended its process; the group is empty.
                 let _ = cgroup.kill_all();
                 let _ = cgroup.remove();
-                return Err(launch_failed(&error));
+                return Err(error);
             }
         };
         let init = child
@@ -318,6 +344,30 @@ impl Backend for Container {
         Ok(())
     }
 
+    fn connect(
+        &mut self,
+        process: &Process,
+        link: Link,
+        wiring: &mut Wiring,
+    ) -> Result<(), StartError> {
+        let namespace = network_namespace(process.pid)
+            .map_err(failed("cannot open the network of the instance"))?;
+        wiring.connect(link, namespace.as_fd())
+    }
+
+    fn disconnect(
+        &mut self,
+        _process: &Process,
+        network: &str,
+        wiring: &mut Wiring,
+    ) -> Result<(), StartError> {
+        // The other end goes with the host's.
+        wiring
+            .disconnect(network)
+            .map(drop)
+            .map_err(failed("cannot disconnect from the network"))
+    }
+
     fn stats(&mut self) -> io::Result<Stats> {
         let running = self.running()?;
         let read = running.cgroup.stats()?;
@@ -333,9 +383,9 @@ impl Backend for Container {
                 Some(limit) => limit.min(host.memory_bytes),
                 None => host.memory_bytes,
             },
-            network: match self.instance.config.network {
-                NetworkMode::None => Some(network_bytes(running.pid)?),
-                NetworkMode::Host | NetworkMode::Instance(_) => None,
+            network: match self.instance.config.network.is_own() {
+                true => Some(network_bytes(running.pid)?),
+                false => None,
             },
             block_io: (read.io_read_bytes, read.io_write_bytes),
             pids: read.pids,

@@ -6,16 +6,23 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::config::{InstanceConfig, NetworkMode};
+use isle_network::{Driver, Link};
+
+use crate::config::{HostAddress, InstanceConfig, NetworkMode};
 
 /// The files that are generated, by their names in the instance's folder and in `/etc`.
 pub(crate) const NAMES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
 
-/// Writes the three files into the instance's folder.
+/// Writes the three files into the instance's folder. `links` are its networks.
 ///
 /// # Errors
 /// With the name of the file.
-pub(crate) fn write(directory: &Path, hostname: &str, config: &InstanceConfig) -> io::Result<()> {
+pub(crate) fn write(
+    directory: &Path,
+    hostname: &str,
+    config: &InstanceConfig,
+    links: &[Link],
+) -> io::Result<()> {
     let is_host = config.network == NetworkMode::Host;
     // A host may lack either file; an instance then has what is asked for alone.
     let of_host = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -25,8 +32,8 @@ pub(crate) fn write(directory: &Path, hostname: &str, config: &InstanceConfig) -
     };
     let contents = [
         format!("{hostname}\n"),
-        hosts(&base_hosts, &config.extra_hosts),
-        resolv_conf(&of_host("/etc/resolv.conf"), config),
+        hosts(&base_hosts, &lines(hostname, config, links)),
+        resolv_conf(&of_host("/etc/resolv.conf"), config, &name_servers(links)),
     ];
     for (name, content) in NAMES.iter().zip(contents) {
         let path = directory.join(name);
@@ -35,6 +42,44 @@ pub(crate) fn write(directory: &Path, hostname: &str, config: &InstanceConfig) -
         })?;
     }
     Ok(())
+}
+
+/// The names that the instance finds without asking anybody: those it was given, and its own.
+fn lines(hostname: &str, config: &InstanceConfig, links: &[Link]) -> Vec<(String, IpAddr)> {
+    let of_host = match config.network {
+        NetworkMode::Host => Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
+        _ => gateways(links).next(),
+    };
+    let mut lines: Vec<(String, IpAddr)> = config
+        .extra_hosts
+        .iter()
+        .filter_map(|(name, address)| match address {
+            HostAddress::Address(address) => Some((name.clone(), *address)),
+            HostAddress::Gateway => Some((name.clone(), of_host?)),
+        })
+        .collect();
+    let own = match &config.domainname {
+        Some(domain) => format!("{hostname}.{domain} {hostname}"),
+        None => hostname.to_owned(),
+    };
+    for link in links {
+        let addresses = link.endpoint.addresses();
+        lines.extend(addresses.map(|net| (own.clone(), net.addr())));
+    }
+    lines
+}
+
+/// The host as its bridges' instances see it.
+fn gateways(links: &[Link]) -> impl Iterator<Item = IpAddr> {
+    links
+        .iter()
+        .filter(|link| link.network.spec.driver == Driver::Bridge)
+        .flat_map(|link| link.network.gateways().map(|net| net.addr()))
+}
+
+/// Who answers on the instance's bridges; one is enough, and one of IPv4 is understood by all programs.
+fn name_servers(links: &[Link]) -> Vec<IpAddr> {
+    gateways(links).take(1).collect()
 }
 
 fn hosts(base: &str, extra: &[(String, IpAddr)]) -> String {
@@ -57,12 +102,17 @@ fn hosts(base: &str, extra: &[(String, IpAddr)]) -> String {
     text
 }
 
-/// The host's file, with what `--dns`, `--dns-search` and `--dns-option` replace replaced.
-fn resolv_conf(base: &str, config: &InstanceConfig) -> String {
+/// The host's file, with what `--dns`, `--dns-search` and `--dns-option` replace replaced. On networks
+/// with name servers of their own these are asked, and they ask those of `--dns` or the host's.
+fn resolv_conf(base: &str, config: &InstanceConfig, of_networks: &[IpAddr]) -> String {
+    let servers = match of_networks.is_empty() {
+        true => &config.dns,
+        false => of_networks,
+    };
     let mut text = String::new();
     for line in base.lines() {
         let is_replaced = match line.split_whitespace().next() {
-            Some("nameserver") => !config.dns.is_empty(),
+            Some("nameserver") => !servers.is_empty(),
             Some("search" | "domain") => !config.dns_search.is_empty(),
             Some("options") => !config.dns_options.is_empty(),
             _ => false,
@@ -72,7 +122,7 @@ fn resolv_conf(base: &str, config: &InstanceConfig) -> String {
             text.push('\n');
         }
     }
-    for server in &config.dns {
+    for server in servers {
         text.push_str(&format!("nameserver {server}\n"));
     }
     // `--dns-search .` asks for no search list.
@@ -101,12 +151,17 @@ mod tests {
     fn only_what_is_given_replaces_the_hosts_resolver() {
         let base = "# by hand\nnameserver 9.9.9.9\nsearch example.org\noptions ndots:2\n";
         let mut config = InstanceConfig::default();
-        assert_eq!(resolv_conf(base, &config), base);
+        assert_eq!(resolv_conf(base, &config, &[]), base);
         config.dns = vec!["1.1.1.1".parse().unwrap()];
         config.dns_search = vec![".".to_owned()];
         assert_eq!(
-            resolv_conf(base, &config),
+            resolv_conf(base, &config, &[]),
             "# by hand\noptions ndots:2\nnameserver 1.1.1.1\n"
+        );
+        let of_network = ["172.17.0.1".parse().unwrap()];
+        assert_eq!(
+            resolv_conf(base, &config, &of_network),
+            "# by hand\noptions ndots:2\nnameserver 172.17.0.1\n"
         );
     }
 }

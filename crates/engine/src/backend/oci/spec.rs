@@ -377,7 +377,9 @@ fn namespaces(config: &InstanceConfig, facts: &Facts) -> Vec<LinuxNamespace> {
         }
     }
     match config.network {
-        NetworkMode::None => namespaces.push(namespace(Kind::Network, None)),
+        NetworkMode::None | NetworkMode::Networks(_) => {
+            namespaces.push(namespace(Kind::Network, None));
+        }
         NetworkMode::Host => {}
         NetworkMode::Instance(_) => {
             namespaces.push(namespace(Kind::Network, facts.joined.network.clone()));
@@ -403,7 +405,7 @@ fn namespace(kind: LinuxNamespaceType, path: Option<PathBuf>) -> LinuxNamespace 
 /// privileges.
 fn sysctls(config: &InstanceConfig, facts: &Facts) -> HashMap<String, String> {
     let mut sysctls: HashMap<String, String> = HashMap::new();
-    if config.network == NetworkMode::None {
+    if config.network.is_own() {
         sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "0".into());
         let last_group = facts
             .id_range

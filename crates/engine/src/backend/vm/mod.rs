@@ -50,6 +50,7 @@ use std::time::Instant;
 use isle_cgroup::{Cgroup, Layout};
 use isle_guest::Connection;
 use isle_kernel::Kernels;
+use isle_network::Link;
 use isle_types::{Accelerator, Signal};
 
 pub(crate) use ground::{Base, make_ready};
@@ -64,6 +65,7 @@ use super::{Backend, Ended, Process, StartError, Stdio, failed, remove_cgroup};
 use crate::config::Resources;
 use crate::machines::Machine;
 use crate::state::{Instance, MemoryOf};
+use crate::wiring::Wiring;
 use crate::{ExecRequest, MachineStats, Paths, Stats, WindowSize, volume};
 
 /// The back end of one instance.
@@ -111,6 +113,13 @@ impl Vm {
     }
 }
 
+fn no_networks() -> StartError {
+    StartError {
+        message: "a virtual machine cannot be connected to networks yet".to_owned(),
+        exit_code: 125,
+    }
+}
+
 fn running(running: &mut Option<Running>) -> io::Result<&mut Running> {
     running
         .as_mut()
@@ -118,7 +127,7 @@ fn running(running: &mut Option<Running>) -> io::Result<&mut Running> {
 }
 
 impl Backend for Vm {
-    fn start(&mut self, stdio: Stdio) -> Result<Process, StartError> {
+    fn start(&mut self, stdio: Stdio, _wiring: &mut Wiring) -> Result<Process, StartError> {
         let (running, process) = self.launch(stdio)?;
         let pid = running.machine.pid();
         self.running = Some(running);
@@ -251,6 +260,24 @@ impl Backend for Vm {
         // What starts again starts with them.
         self.instance.config.resources = merged;
         Ok(())
+    }
+
+    fn connect(
+        &mut self,
+        _process: &Process,
+        _link: Link,
+        _wiring: &mut Wiring,
+    ) -> Result<(), StartError> {
+        Err(no_networks())
+    }
+
+    fn disconnect(
+        &mut self,
+        _process: &Process,
+        _network: &str,
+        _wiring: &mut Wiring,
+    ) -> Result<(), StartError> {
+        Err(no_networks())
     }
 
     fn stats(&mut self) -> io::Result<Stats> {

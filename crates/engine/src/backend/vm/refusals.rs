@@ -71,6 +71,10 @@ pub(crate) fn check(config: &InstanceConfig) -> Checked {
 fn network(network: &NetworkMode) -> Checked {
     let (value, reason) = match network {
         NetworkMode::None => return Ok(()),
+        NetworkMode::Networks(_) => (
+            "networks",
+            "a virtual machine cannot be connected to networks yet",
+        ),
         NetworkMode::Host => (
             "host",
             "a virtual machine has a network stack of its own and cannot use the host's",

@@ -188,7 +188,7 @@ impl Vm {
         let hostname = spec::hostname(instance, &facts.host_name);
         let directory = self.paths.instance(&instance.id);
         disk::make_folder(&self.paths, instance)?;
-        files::write(&directory, &hostname, &instance.config)
+        files::write(&directory, &hostname, &instance.config, &[])
             .map_err(failed("cannot write the instance's own files"))?;
         let mut handed = Vec::new();
         for name in files::NAMES {

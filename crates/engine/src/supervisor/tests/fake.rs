@@ -10,19 +10,22 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use isle_network::{Link, Publication, Publish};
 use isle_types::{InstanceId, Signal};
 use rustix::process::{Pid, PidfdFlags, kill_process, kill_process_group, pidfd_open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::backend::container::how_it_ended;
 use crate::backend::{Backend, Ended, Process, StartError, Stdio};
-use crate::config::{InstanceConfig, Resources, RestartPolicy};
+use crate::config::{InstanceConfig, NetworkAttachment, Resources, RestartPolicy};
 use crate::control::{Control, ControlError};
 use crate::protocol::{Request, Start, kind};
 use crate::session::{Attachment, WindowSize};
 use crate::state::{Instance, InstanceState, MemoryOf};
 use crate::supervisor::client::Client;
 use crate::supervisor::ledger::{Ledger, LedgerError, Note};
+use crate::wiring::Wiring;
+use crate::wiring::rows::{Plan, Port};
 use crate::{AttachRequest, ExecRequest, InstanceLock, Paths, Stats};
 
 /// Runs `sh -c SCRIPT`.
@@ -93,7 +96,7 @@ fn pid(process: &Process) -> Pid {
 }
 
 impl Backend for FakeBackend {
-    fn start(&mut self, stdio: Stdio) -> Result<Process, StartError> {
+    fn start(&mut self, stdio: Stdio, _wiring: &mut Wiring) -> Result<Process, StartError> {
         let mut command = match (&stdio, self.script.as_str()) {
             (_, "/no/such/program") => Command::new("/no/such/program"),
             (Stdio::Terminal { .. }, script) => {
@@ -174,6 +177,14 @@ impl Backend for FakeBackend {
         }
     }
 
+    fn connect(&mut self, _: &Process, _: Link, _: &mut Wiring) -> Result<(), StartError> {
+        unreachable!("the tests connect nothing")
+    }
+
+    fn disconnect(&mut self, _: &Process, _: &str, _: &mut Wiring) -> Result<(), StartError> {
+        unreachable!("the tests connect nothing")
+    }
+
     fn stats(&mut self) -> io::Result<Stats> {
         Ok(Stats {
             pids: 7,
@@ -234,6 +245,38 @@ impl Ledger for FakeLedger {
 
     fn update(&mut self, _: &Resources, restart: Option<RestartPolicy>) -> Result<(), LedgerError> {
         self.0.lock().unwrap().restart = restart;
+        Ok(())
+    }
+
+    fn take_networks(&mut self) -> Result<Plan, LedgerError> {
+        Ok(Plan::default())
+    }
+
+    fn taken_networks(&mut self) -> Result<Plan, LedgerError> {
+        Ok(Plan::default())
+    }
+
+    fn give_networks_back(&mut self, _is_gone: bool) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    fn take_network(&mut self, _: &NetworkAttachment, _: String) -> Result<Link, LedgerError> {
+        unreachable!("the tests connect nothing")
+    }
+
+    fn give_network_back(&mut self, _: &str) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    fn take_ports(&mut self, _: &[Publish]) -> Result<Vec<Port>, LedgerError> {
+        Ok(Vec::new())
+    }
+
+    fn give_ports_back(&mut self, _: &[Publication]) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    fn set_networks(&mut self, _: &InstanceConfig) -> Result<(), LedgerError> {
         Ok(())
     }
 

@@ -1,0 +1,374 @@
+//! The networks of one instance while it runs: rows first ([`rows`]), then links and rules made from
+//! them.
+//!
+//! ```text
+//!  rows::take ──> Plan ──> Wiring::wire: bridges, published ports, the keeper of names
+//!                            │
+//!                            ├── Backend::start ──> Wiring::attach (a namespace) or Wiring::taps
+//!                            │
+//!  rows::give_back <──── Wiring::unwire: links and elements gone
+//! ```
+
+pub(crate) mod rows;
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use isle_dataplane::{Bridge, Dataplane, Error};
+use isle_netd::{AttachError, Attachment, Home, Notice};
+use isle_network::wanted::{self, bridge, endpoint, gateway, guard};
+use isle_network::{Driver, Link, Publication};
+
+use crate::backend::{StartError, chain, failed};
+use crate::state::Connected;
+use crate::{Paths, programs};
+use rows::{Plan, Port};
+
+/// The networks of one instance, on the side of the kernel.
+#[derive(Debug)]
+pub(crate) struct Wiring {
+    paths: Paths,
+    instance: String,
+    /// `--dns`
+    servers: Vec<IpAddr>,
+    /// There when it is needed first: most of the time it is not.
+    dataplane: Option<Dataplane>,
+    plan: Plan,
+    /// While it is on a network.
+    keeper: Option<Attachment>,
+}
+
+impl Wiring {
+    /// That of an instance below a root, which is connected to nothing yet.
+    pub(crate) fn new(paths: &Paths, instance: &str, servers: &[IpAddr]) -> Wiring {
+        Wiring {
+            paths: paths.clone(),
+            instance: instance.to_owned(),
+            servers: servers.to_vec(),
+            dataplane: None,
+            plan: Plan::default(),
+            keeper: None,
+        }
+    }
+
+    /// Its places on its networks, in the order of the interfaces.
+    pub(crate) fn links(&self) -> &[Link] {
+        &self.plan.links
+    }
+
+    /// For the state: what it is connected to.
+    pub(crate) fn connected(&self) -> Vec<Connected> {
+        self.plan.links.iter().map(connected).collect()
+    }
+
+    /// For the state: the ports that lead to it.
+    pub(crate) fn ports(&self) -> Vec<Publication> {
+        let ports = self.plan.ports.iter();
+        ports.map(|port| port.publication.clone()).collect()
+    }
+
+    fn dataplane(&mut self) -> &mut Dataplane {
+        let root = &self.paths.root;
+        self.dataplane
+            .get_or_insert_with(|| Dataplane::new(wanted::realm(root)))
+    }
+
+    /// The keeper of names and rules, while there is one to look after the instance.
+    pub(crate) fn keeper(&self) -> Option<&Attachment> {
+        self.keeper.as_ref()
+    }
+
+    /// What it tells; when it has gone, another one is found or started.
+    pub(crate) fn tend_keeper(&mut self) -> Vec<Notice> {
+        let keeper = self.keeper.as_mut();
+        keeper.map(Attachment::tend).unwrap_or_default()
+    }
+
+    /// Begins to be looked after; [`Attachment::wait`] tells when it is known everywhere.
+    fn begin_keeping(&mut self) -> Result<(), AttachError> {
+        let home = Home {
+            root: self.paths.root.clone(),
+            run: self.paths.run.clone(),
+            program: programs::find("isle-netd"),
+        };
+        let instance = self.instance.clone();
+        self.keeper = Some(Attachment::begin(home, instance, self.servers.clone())?);
+        Ok(())
+    }
+
+    fn wait_for_keeper(&mut self) -> Result<(), AttachError> {
+        self.keeper.as_mut().map_or(Ok(()), Attachment::wait)
+    }
+
+    /// What is to be cleaned up after somebody else is connected like this.
+    pub(crate) fn take_up(&mut self, plan: Plan) {
+        self.plan = plan;
+    }
+
+    /// What runs already is connected like this.
+    ///
+    /// # Errors
+    /// When there is no keeper to be had: the instance goes on without names.
+    pub(crate) fn adopt(&mut self, plan: Plan) -> Result<(), StartError> {
+        self.plan = plan;
+        if self.plan.links.is_empty() {
+            return Ok(());
+        }
+        self.begin_keeping().map_err(|error| no_keeper(&error))
+    }
+
+    /// Makes bridges, and leads ports to where the instance will be.
+    ///
+    /// # Errors
+    /// When the kernel refuses; what was made is to be taken away by [`Wiring::unwire`].
+    pub(crate) fn wire(&mut self, plan: Plan) -> Result<(), StartError> {
+        self.plan = plan;
+        if self.plan.links.is_empty() {
+            return Ok(());
+        }
+        let links = &self.plan.links;
+        let bridges: Vec<_> = links.iter().filter_map(|l| bridge(&l.network)).collect();
+        let guards: Vec<_> = links.iter().filter_map(guard).collect();
+        let published = published(&self.plan.ports, links);
+        let dataplane = self.dataplane();
+        for bridge in &bridges {
+            dataplane
+                .ensure_bridge(bridge)
+                .map_err(failed("cannot make the network"))?;
+        }
+        // It binds the bridges' addresses while the rest is done.
+        self.begin_keeping().map_err(|error| no_keeper(&error))?;
+        let dataplane = self.dataplane();
+        for guard in &guards {
+            dataplane
+                .guard(guard)
+                .map_err(failed("cannot enforce --egress"))?;
+        }
+        if !published.is_empty() {
+            dataplane
+                .publish(&published)
+                .map_err(failed("cannot publish the ports"))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the instance's names are known. Only then may it start.
+    fn wait_until_known(&mut self) -> Result<(), StartError> {
+        self.wait_for_keeper().map_err(|error| no_keeper(&error))
+    }
+
+    /// Gives a network namespace, in which nothing runs yet, its interfaces.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn attach(&mut self, namespace: BorrowedFd<'_>) -> Result<(), StartError> {
+        for number in 0..self.plan.links.len() {
+            self.attach_one(number, namespace)
+                .map_err(failed("cannot connect to the network"))?;
+        }
+        self.wait_until_known()
+    }
+
+    fn attach_one(&mut self, number: usize, namespace: BorrowedFd<'_>) -> Result<(), Error> {
+        let link = &self.plan.links[number];
+        let endpoint = endpoint(link, &self.plan.links);
+        match link.network.spec.driver.clone() {
+            Driver::Bridge => self.dataplane().attach_namespace(&endpoint, namespace),
+            Driver::Macvlan { parent, mode } => {
+                self.dataplane()
+                    .attach_macvlan(&parent, mode.into(), &endpoint, namespace)
+            }
+        }
+    }
+
+    /// One device a network, in order, that a virtual machine's card can be plugged into.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    #[expect(dead_code, reason = "until virtual machines have networks")]
+    pub(crate) fn taps(&mut self) -> Result<Vec<OwnedFd>, StartError> {
+        let endpoints: Vec<_> = self
+            .plan
+            .links
+            .iter()
+            .map(|link| endpoint(link, &self.plan.links))
+            .collect();
+        let dataplane = self.dataplane();
+        endpoints
+            .iter()
+            .map(|endpoint| {
+                dataplane.attach_tap(endpoint, isle_sys::tun::Offloads { has_header: true })
+            })
+            .collect::<Result<_, _>>()
+            .map_err(failed("cannot connect to the network"))
+    }
+
+    /// Connects what runs to one network more. What it runs in is asked for its namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn connect(
+        &mut self,
+        link: Link,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<(), StartError> {
+        let (bridge, guard) = (bridge(&link.network), guard(&link));
+        self.plan.links.push(link);
+        let number = self.plan.links.len() - 1;
+        let result = (|| {
+            let dataplane = self.dataplane();
+            if let Some(bridge) = &bridge {
+                dataplane.ensure_bridge(bridge)?;
+            }
+            if let Some(guard) = &guard {
+                dataplane.guard(guard)?;
+            }
+            self.attach_one(number, namespace)
+        })();
+        match result {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let link = self.plan.links.pop().expect("pushed above");
+                let _ = self.detach(&link);
+                Err(failed("cannot connect to the network")(error))
+            }
+        }
+    }
+
+    /// Takes the link to one network away; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn disconnect(&mut self, network: &str) -> io::Result<Option<Link>> {
+        let position = self
+            .plan
+            .links
+            .iter()
+            .position(|link| link.network.id == network);
+        let Some(position) = position else {
+            return Ok(None);
+        };
+        let link = self.plan.links.remove(position);
+        self.detach(&link).map_err(io::Error::other)?;
+        Ok(Some(link))
+    }
+
+    /// The place on a network whose link on the host, of this name, is gone: to be connected again.
+    pub(crate) fn take_lost(&mut self, name: &str) -> Option<Link> {
+        let mut links = self.plan.links.iter();
+        let position = links.position(|link| link.endpoint.link() == name)?;
+        Some(self.plan.links.remove(position))
+    }
+
+    fn detach(&mut self, link: &Link) -> Result<(), Error> {
+        let name = link.endpoint.link();
+        let guard = guard(link);
+        let dataplane = self.dataplane();
+        dataplane.detach(&name)?;
+        match guard {
+            Some(guard) => dataplane.unguard(&guard),
+            None => Ok(()),
+        }
+    }
+
+    /// The rows are others now: whoever answers names is told. A keeper that cannot be told finds out later.
+    pub(crate) fn changed(&mut self) {
+        if let Some(keeper) = &mut self.keeper {
+            let _ = keeper.changed();
+        }
+    }
+
+    /// Leads further ports to it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn publish(&mut self, ports: Vec<Port>) -> Result<(), Error> {
+        let published = published(&ports, &self.plan.links);
+        self.dataplane().publish(&published)?;
+        self.plan.ports.extend(ports);
+        Ok(())
+    }
+
+    /// Leads ports to it no more.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn unpublish(&mut self, ports: &[Publication]) -> Result<(), Error> {
+        let (gone, kept) = std::mem::take(&mut self.plan.ports)
+            .into_iter()
+            .partition(|port| ports.contains(&port.publication));
+        self.plan.ports = kept;
+        let gone: Vec<Port> = gone;
+        let published = published(&gone, &self.plan.links);
+        self.dataplane().unpublish(&published)
+    }
+
+    /// Takes everything away. Harmless when it is gone already.
+    ///
+    /// # Errors
+    /// The first thing that could not be taken away; the others are tried all the same.
+    pub(crate) fn unwire(&mut self) -> io::Result<()> {
+        self.keeper = None;
+        let plan = std::mem::take(&mut self.plan);
+        if plan.links.is_empty() {
+            return Ok(());
+        }
+        let mut first = Ok(());
+        let published = published(&plan.ports, &plan.links);
+        if !published.is_empty() {
+            first = first.and(self.dataplane().unpublish(&published));
+        }
+        for link in &plan.links {
+            first = first.and(self.detach(link));
+        }
+        first.map_err(io::Error::other)
+    }
+
+    /// What can be had again need not be kept in memory.
+    pub(crate) fn rest(&mut self) {
+        self.dataplane = None;
+    }
+}
+
+/// Takes the bridge of a network away that nobody is on.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn remove_bridge(paths: &Paths, bridge: &Bridge) -> io::Result<()> {
+    Dataplane::new(wanted::realm(&paths.root))
+        .remove_bridge(bridge)
+        .map_err(io::Error::other)
+}
+
+fn published(ports: &[Port], links: &[Link]) -> Vec<isle_dataplane::Publication> {
+    wanted::published(ports.iter().map(|port| &port.publication), links)
+}
+
+fn no_keeper(error: &AttachError) -> StartError {
+    let mut message = format!("cannot connect to the network: {}", chain(error));
+    if let Some(hint) = error.hint() {
+        message.push_str("; ");
+        message.push_str(hint);
+    }
+    StartError {
+        message,
+        exit_code: 125,
+    }
+}
+
+pub(crate) fn connected(link: &Link) -> Connected {
+    let Link { network, endpoint } = link;
+    Connected {
+        network_id: network.id.clone(),
+        network: network.name.clone(),
+        endpoint_id: endpoint.id.clone(),
+        interface: endpoint.interface.clone(),
+        mac: endpoint.mac,
+        ipv4: endpoint.ipv4,
+        ipv6: endpoint.ipv6,
+        gateway: gateway(network, false),
+        ipv6_gateway: gateway(network, true),
+        names: endpoint.names.clone(),
+    }
+}
