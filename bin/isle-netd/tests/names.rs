@@ -328,6 +328,13 @@ fn a_keeper_that_is_killed_comes_back_and_the_last_one_out_leaves_nothing() {
     drop(web);
     wait_for("the keeper's end", || house.keeper().is_none());
     wait_for("its folder's end", || house.run_folder_is_gone());
+    // Nor is there anything in the kernel.
+    assert!(!House::prints(&["ip", "-brief", "link"]).contains(&front.link));
+    assert_eq!(House::prints(&["nft", "list", "tables"]), "");
+    house
+        .dataplane
+        .ensure_bridge(&isle_netd::wanted::bridge(&front).unwrap())
+        .unwrap();
     // And another one can come.
     let web = house.instance(3, &[&front], &["web"]);
     assert_eq!(web.dig(gateway, &["web", "A"]).len(), 1);

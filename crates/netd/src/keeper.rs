@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use isle_dataplane::Dataplane;
 use isle_netlink::{Socket, packet_log};
-use isle_network::{Endpoint, NetworkError};
+use isle_network::{Endpoint, Network, NetworkError};
 
 use crate::egress::Opened;
+use crate::host_servers::link_number;
 use crate::refused::Refusals;
 use crate::repair::{self, Repair};
 use crate::wanted;
@@ -27,7 +28,7 @@ use crate::rows::Rows;
 use crate::supervisors::Supervisors;
 
 /// So long the keeper stays when the last supervisor has gone: the next instance may be about to start.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(2);
 /// So long it waits for the first.
 const FIRST_GRACE: Duration = Duration::from_secs(10);
 
@@ -180,9 +181,31 @@ impl Keeper {
                 self.due(token);
             }
         }
+        self.sweep()?;
         self.place.remove().map_err(|source| KeeperError::System {
             what: "take away the keeper's folder",
             source,
+        })
+    }
+
+    /// Takes away what is in the kernel for nobody: bridges, and the tables. The next one makes it again.
+    fn sweep(&mut self) -> Result<(), NetworkError> {
+        let dataplane = &mut self.kernel.dataplane;
+        self.rows.if_deserted(|networks| {
+            // One that the user has named may be there for others too.
+            let is_ours = |network: &&Network| {
+                network.name == isle_network::DEFAULT
+                    || network
+                        .link
+                        .strip_prefix("isl-")
+                        .is_some_and(|id| network.id.starts_with(id))
+            };
+            let bridges = networks.iter().filter(is_ours).filter_map(wanted::bridge);
+            for bridge in bridges.filter(|bridge| link_number(&bridge.link).is_some()) {
+                // What does not go stays for the next one, or for `isle network rm`.
+                let _ = dataplane.remove_bridge(&bridge);
+            }
+            let _ = dataplane.forget();
         })
     }
 

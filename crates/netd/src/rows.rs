@@ -69,6 +69,17 @@ impl Rows {
         self.version().is_ok_and(|version| version != self.version) && self.read(into).is_ok()
     }
 
+    /// Does something with all networks if nobody is on any, and nobody comes before it is done: whoever wants to has
+    /// to write a row first, and waits.
+    pub(crate) fn if_deserted(&self, act: impl FnOnce(&[Network])) -> Result<(), NetworkError> {
+        self.database.write(|_| {
+            if isle_network::all_endpoints(&self.database)?.is_empty() {
+                act(&isle_network::list(&self.database)?);
+            }
+            Ok(())
+        })
+    }
+
     fn version(&self) -> Result<i64, NetworkError> {
         let connection = self.database.connection();
         Ok(connection.query_row("PRAGMA data_version", [], |row| row.get(0))?)

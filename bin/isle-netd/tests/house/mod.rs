@@ -233,6 +233,12 @@ impl House {
         })
     }
 
+    /// What a program says, on the host.
+    pub fn prints(words: &[&str]) -> String {
+        let output = Command::new(words[0]).args(&words[1..]).output();
+        String::from_utf8(output.expect("the program is there").stdout).unwrap()
+    }
+
     pub fn run_folder_is_gone(&self) -> bool {
         !self.folder.path().join("run/network").exists()
     }
