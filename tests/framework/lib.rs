@@ -28,6 +28,7 @@ mod invocation;
 mod leaks;
 mod level;
 mod need;
+mod network;
 pub mod peers;
 mod story;
 mod terminal;

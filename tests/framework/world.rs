@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::network::OwnHost;
 use crate::{Invocation, Level, leaks};
 
 /// The program under test.
@@ -60,6 +61,8 @@ pub struct World {
     /// Short, because a Unix socket's path may have no more than 107 bytes.
     folder: TempDir,
     images: RefCell<BTreeSet<String>>,
+    /// Where its networks are, if they are not the real host's.
+    pub(crate) host: RefCell<Option<OwnHost>>,
 }
 
 impl World {
@@ -83,6 +86,7 @@ impl World {
             program,
             folder,
             images: RefCell::default(),
+            host: RefCell::default(),
         };
         if level == Level::Vm {
             world.use_guest_kernel();
@@ -194,12 +198,17 @@ impl World {
     fn command(&self) -> Command {
         let mut command = match &self.program {
             Program::Isle(path) => {
-                let mut command = Command::new(path);
+                let mut command = match &*self.host.borrow() {
+                    Some(host) => host.command(path),
+                    None => Command::new(path),
+                };
                 command
                     .env("ISLE_ROOT", self.root())
-                    // Who tells of networks has a host of its own for them, see `network`.
-                    .env("ISLE_NETWORK", "none")
                     .env("ISLE_RUN", self.run());
+                // Who tells of networks has a host of its own for them, see `network`.
+                if self.host.borrow().is_none() {
+                    command.env("ISLE_NETWORK", "none");
+                }
                 command
             }
             Program::Podman => {
@@ -337,6 +346,7 @@ impl World {
             return left;
         }
         left.extend(leaks::after(self.folder.path(), &ids));
+        left.extend(self.network_left());
         left
     }
 
