@@ -333,7 +333,7 @@ fn a_keeper_that_is_killed_comes_back_and_the_last_one_out_leaves_nothing() {
     assert_eq!(House::prints(&["nft", "list", "tables"]), "");
     house
         .dataplane
-        .ensure_bridge(&isle_netd::wanted::bridge(&front).unwrap())
+        .ensure_bridge(&isle_network::wanted::bridge(&front).unwrap())
         .unwrap();
     // And another one can come.
     let web = house.instance(3, &[&front], &["web"]);

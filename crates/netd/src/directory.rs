@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use isle_dataplane::Wanted;
-use isle_network::{Egress, Endpoint, Network, Publication};
+use isle_network::{Egress, Endpoint, Link, Network, Publication, wanted};
 
-use crate::loopback::Port;
-use crate::wanted::{self, Place};
+use crate::loopback::{self, Port};
 
 /// A network, as long as this process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -206,16 +205,16 @@ impl Directory {
     }
 
     /// The places of an instance on its networks, in the order of its interfaces.
-    pub(crate) fn places(&self, instance: &str) -> Vec<Place<'_>> {
+    fn links(&self, instance: &str) -> Vec<Link> {
         let networks = self.networks_of_instance(instance).iter();
-        let place = |key| {
+        let link = |key| {
             let on: &OnNetwork = self.networks.get(key)?;
-            Some(Place {
-                network: &on.network,
-                endpoint: on.endpoints.get(instance)?,
+            Some(Link {
+                network: on.network.clone(),
+                endpoint: on.endpoints.get(instance)?.clone(),
             })
         };
-        networks.filter_map(place).collect()
+        networks.filter_map(link).collect()
     }
 
     /// The instances that have published ports.
@@ -226,7 +225,7 @@ impl Directory {
     /// The ports of an instance that are published on `::1`, and where they lead.
     pub(crate) fn ports_on_loopback(&self, instance: &str) -> BTreeMap<Port, SocketAddr> {
         match self.publications.get(instance) {
-            Some(publications) => wanted::on_loopback(&self.places(instance), publications),
+            Some(publications) => loopback::ports(&self.links(instance), publications),
             None => BTreeMap::new(),
         }
     }
@@ -238,8 +237,9 @@ impl Directory {
 
     /// All addresses of an instance.
     pub(crate) fn addresses_of(&self, instance: &str) -> Vec<IpAddr> {
-        let places = self.places(instance);
-        let addresses = places.iter().flat_map(|place| place.endpoint.addresses());
+        let networks = self.networks_of_instance(instance).iter();
+        let endpoints = networks.filter_map(|key| self.networks.get(key)?.endpoints.get(instance));
+        let addresses = endpoints.flat_map(Endpoint::addresses);
         addresses.map(|net| net.addr()).collect()
     }
 
@@ -273,20 +273,17 @@ impl Directory {
             ..Wanted::default()
         };
         for instance in self.instances.keys() {
-            let places = self.places(instance);
-            for place in &places {
-                if wanted::bridge(place.network).is_some() {
-                    wanted.endpoints.push(wanted::endpoint(place, &places));
-                    wanted.guards.extend(wanted::guard(place.endpoint));
+            let links = self.links(instance);
+            for link in &links {
+                if wanted::bridge(&link.network).is_some() {
+                    wanted.endpoints.push(wanted::endpoint(link, &links));
+                    wanted.guards.extend(wanted::guard(link));
                 }
             }
-            let publications = self
-                .publications
-                .get(instance)
-                .map_or(&[][..], Vec::as_slice);
+            let publications = self.publications.get(instance).into_iter().flatten();
             wanted
                 .publications
-                .extend(wanted::published(&places, publications));
+                .extend(wanted::published(publications, &links));
         }
         wanted
     }

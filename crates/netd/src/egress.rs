@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use isle_dataplane::Dataplane;
-use isle_network::Egress;
+use isle_network::{Egress, Endpoint};
 
 use crate::directory::Directory;
 use crate::protocol::Refused;
@@ -35,20 +35,17 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// An answer is about to go to an instance: what it may reach of it is opened. True: there was something.
+    /// An answer is about to go to an endpoint of an instance: what it may reach of it is opened.
     pub(crate) fn open(
         &mut self,
         dataplane: &mut Dataplane,
         directory: &Directory,
-        instance: &str,
+        endpoint: &Endpoint,
         name: &str,
         answer: &[u8],
     ) -> Result<(), isle_dataplane::Error> {
-        let places = directory.places(instance);
-        let Some(first) = places.first() else {
-            return Ok(());
-        };
-        let Egress::List(list) = &first.endpoint.egress else {
+        let instance = &endpoint.instance;
+        let Egress::List(list) = &endpoint.egress else {
             return Ok(());
         };
         let listed = (0..)
@@ -82,7 +79,7 @@ impl Opened {
                     numbers: numbers.clone(),
                     until: now + longest,
                 };
-                self.given.insert((instance.to_owned(), *address), given);
+                self.given.insert((instance.clone(), *address), given);
             }
         }
         let from = directory.addresses_of(instance);

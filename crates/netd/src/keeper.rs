@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 
 use isle_dataplane::Dataplane;
 use isle_netlink::{Socket, packet_log};
-use isle_network::{Endpoint, Network, NetworkError};
+use isle_network::{Endpoint, Network, NetworkError, wanted};
 
 use crate::egress::Opened;
 use crate::host_servers::link_number;
 use crate::refused::Refusals;
 use crate::repair::{self, Repair};
-use crate::wanted;
 
 use crate::directory::{Directory, NetworkKey};
 use crate::listeners::ListenError;
@@ -505,12 +504,10 @@ impl Gate for Doorman<'_> {
     }
 
     fn answered(&mut self, endpoint: &Endpoint, name: &str, answer: &[u8]) {
-        let instance = &endpoint.instance;
-        let result = self
-            .opened
-            .open(self.dataplane, self.directory, instance, name, answer);
+        let opened = &mut self.opened;
+        let result = opened.open(self.dataplane, self.directory, endpoint, name, answer);
         if let Err(error) = result {
-            self.failed.push((instance.clone(), chain(&error)));
+            self.failed.push((endpoint.instance.clone(), chain(&error)));
         }
     }
 }

@@ -30,7 +30,6 @@
 //! | `loopback` | published ports on `::1` |
 //! | `egress`, `refused` | what names open for instances with a policy; what was refused |
 //! | `repair` | what others take away is put back |
-//! | `wanted` | from rows to what the kernel shall have. Pure |
 //! | `fairness` | who may have how much at once. Pure |
 //! | `confinement` | the rights that the keeper does without |
 //! | `poller` | epoll, and points in time |
@@ -55,7 +54,6 @@ mod refused;
 mod repair;
 mod rows;
 mod supervisors;
-pub mod wanted;
 
 pub use client::{AttachError, Attachment, Home};
 pub use keeper::KeeperError;

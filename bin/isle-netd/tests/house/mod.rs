@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use isle_database::Database;
 use isle_dataplane::Dataplane;
-use isle_netd::wanted::{self, Place};
 use isle_netd::{AttachError, Attachment, Home};
-use isle_network::{Egress, Endpoint, Join, Network, NewNetwork, SubnetRequest};
+use isle_network::{Egress, Endpoint, Join, Link, Network, NewNetwork, SubnetRequest, wanted};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
@@ -110,7 +109,7 @@ impl House {
         let database =
             Database::open(&folder.path().join("isle.db"), &[isle_network::SCHEMA]).unwrap();
         House {
-            dataplane: Dataplane::new(isle_netd::wanted::realm(folder.path())),
+            dataplane: Dataplane::new(wanted::realm(folder.path())),
             database,
             folder,
             _namespace: namespace,
@@ -198,16 +197,20 @@ impl House {
             let interface = format!("eth{place}");
             endpoints.push(self.join(&id, network, &interface, names, egress));
         }
-        let places = networks.iter().zip(&endpoints);
-        let places: Vec<Place<'_>> = places
-            .map(|(network, endpoint)| Place { network, endpoint })
+        let links: Vec<Link> = networks
+            .iter()
+            .zip(&endpoints)
+            .map(|(network, endpoint)| Link {
+                network: (*network).clone(),
+                endpoint: endpoint.clone(),
+            })
             .collect();
         let file = std::fs::File::open(namespace.path()).unwrap();
-        for place in &places {
-            if let Some(guard) = wanted::guard(place.endpoint) {
+        for link in &links {
+            if let Some(guard) = wanted::guard(link) {
                 self.dataplane.guard(&guard).unwrap();
             }
-            let endpoint = wanted::endpoint(place, &places);
+            let endpoint = wanted::endpoint(link, &links);
             let inside = std::os::fd::AsFd::as_fd(&file);
             self.dataplane.attach_namespace(&endpoint, inside).unwrap();
         }

@@ -6,9 +6,10 @@ mod streams;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use isle_network::Protocol;
+use isle_network::wanted::target;
+use isle_network::{Link, Protocol, Publication};
 
 use self::datagrams::Datagrams;
 use self::streams::Streams;
@@ -16,6 +17,26 @@ use crate::poller::{Poller, Ready, Token};
 
 /// A port of `::1`.
 pub(crate) type Port = (Protocol, u16);
+
+/// The ports of an instance that are published on `::1` too, and where they lead: to IPv6 where the instance has it.
+pub(crate) fn ports(links: &[Link], publications: &[Publication]) -> BTreeMap<Port, SocketAddr> {
+    let Some(to) = target(links, true).or_else(|| target(links, false)) else {
+        return BTreeMap::new();
+    };
+    let includes_loopback = |host: Option<IpAddr>| match host {
+        None => true,
+        Some(IpAddr::V4(_)) => false,
+        Some(IpAddr::V6(host)) => host == Ipv6Addr::LOCALHOST || host.is_unspecified(),
+    };
+    publications
+        .iter()
+        .filter(|publication| includes_loopback(publication.host))
+        .map(|publication| {
+            let port = (publication.protocol, publication.host_port);
+            (port, SocketAddr::new(to, publication.port))
+        })
+        .collect()
+}
 
 /// Why a port of `::1` cannot be had.
 #[derive(Debug, thiserror::Error)]
