@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use isle_tests::{Need, World};
+use isle_tests::{Need, World, wait_for};
 
 isle_tests::stories! {
     writes_go_to_the_instance_and_not_to_the_image,
@@ -22,6 +22,7 @@ isle_tests::stories! {
     a_bind_onto_a_link_stays_in_the_root,
     diff_shows_what_changed,
     export_and_commit_keep_what_was_written,
+    commit_sees_one_moment [Need::Isle],
 }
 
 fn writes_go_to_the_instance_and_not_to_the_image(world: &World) {
@@ -360,6 +361,35 @@ fn diff_shows_what_changed(world: &World) {
             "no {line:?} in {text}"
         );
     }
+}
+
+fn commit_sees_one_moment(world: &World) {
+    // Whatever the order in which files are read, something that takes time is between them.
+    let script = "mkdir /c; cd /c; for n in 1 2 3 4 5; do dd if=/dev/zero of=${n}b bs=1M count=8 2>/dev/null; done
+                  i=0; while :; do i=$((i+1)); for n in 1 2 3 4 5; do echo $i > ${n}c; done
+                  [ $i = 1 ] && echo ready; done";
+    world.background("n", &[], &["sh", "-c", script]);
+    world.wait_for_log("n", "ready");
+    world.isle(["commit", "n", "moment"]).succeeds();
+    let counts = ["sh", "-c", "cat /c/*c"];
+    let text = world
+        .isle(["run", "--rm", "moment"])
+        .arguments(counts)
+        .succeeds();
+    let counts: Vec<u64> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    let (Some(least), Some(most)) = (counts.iter().min(), counts.iter().max()) else {
+        panic!("no counts: {text}");
+    };
+    // One that was just being written may be empty.
+    assert!(counts.len() >= 4 && most - least <= 1, "{counts:?}");
+    // It goes on.
+    assert_eq!(world.status("n"), "running");
+    let now = || world.isle(["exec", "n", "cat", "/c/1c"]).succeeds();
+    let before = now();
+    wait_for("it counts", || now() != before);
+    world
+        .isle(["commit", "--pause=false", "n", "moments"])
+        .succeeds();
 }
 
 fn export_and_commit_keep_what_was_written(world: &World) {

@@ -358,6 +358,16 @@ fn top_lists_the_processes(world: &World) {
         text.contains("PID") && text.contains("sleep 1000"),
         "{text}"
     );
+    let text = world.isle(["top", "n", "-eo", "pid,comm"]).succeeds();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    assert_eq!((words[0], words[1], words[3]), ("PID", "COMMAND", "sleep"));
+    assert_eq!(words.len(), 4, "{text}");
+    let text = world.isle(["top", "n", "aux"]).succeeds();
+    assert!(
+        text.contains("RSS") && text.contains("sleep 1000"),
+        "{text}"
+    );
+    world.isle(["top", "n", "-eo", "comm"]).exits_with(1);
 }
 
 fn start_with_attach_gives_output_and_exit_code(world: &World) {

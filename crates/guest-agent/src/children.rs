@@ -19,12 +19,29 @@ impl Agent {
         }
     }
 
+    /// Lets all processes of the instance stand still, but not those of the agent.
+    pub(crate) fn freeze(&self) -> Result<(), isle_cgroup::Error> {
+        let cgroup = self.place.cgroup.as_ref();
+        cgroup.map_or(Ok(()), isle_cgroup::Cgroup::freeze)
+    }
+
+    /// Lets them go on, once no task wants them to stand still.
+    pub(crate) fn thaw_unless_wanted(&self) {
+        if let Some(cgroup) = &self.place.cgroup
+            && !self.tasks.values().any(|task| task.freezes)
+        {
+            // One that is not frozen is none the worse for it.
+            let _ = cgroup.thaw();
+        }
+    }
+
     fn ended(&mut self, id: u32, status: WaitStatus) {
         let memory = control_group::out_of_memory(self.place.cgroup.as_ref());
         let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
         task.pid = 0;
+        let froze = std::mem::take(&mut task.freezes);
         let end = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => End::Code(code as u8),
             (None, Some(signal)) => End::Signal(signal as u8),
@@ -49,6 +66,9 @@ impl Agent {
         task.stdin = None;
         if id == WORKLOAD {
             self.workload = None;
+        }
+        if froze {
+            self.thaw_unless_wanted();
         }
     }
 }

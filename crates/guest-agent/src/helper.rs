@@ -102,14 +102,24 @@ pub(crate) fn read_tree(agent: &mut Agent, asked: &ReadTree) -> Result<(), Failu
             let root = agent.files.root()?;
             agent.spawn_reader(asked.task, &[OsStr::new("read"), OsStr::new("/")], root)
         }
-        Tree::Layer => {
+        Tree::Layer | Tree::FrozenLayer => {
             let upper = agent.files.upper.as_ref();
             let upper =
                 upper.ok_or_else(|| failed("cannot read the writable layer")("there is none"))?;
             let upper = upper
                 .try_clone()
                 .map_err(failed("cannot read the writable layer"))?;
-            agent.spawn_reader(asked.task, &[OsStr::new("read-layer")], upper)
+            if asked.tree == Tree::FrozenLayer {
+                agent
+                    .freeze()
+                    .map_err(failed("cannot freeze the instance"))?;
+            }
+            let spawned = agent.spawn_reader(asked.task, &[OsStr::new("read-layer")], upper);
+            if let Some(task) = agent.tasks.get_mut(&asked.task) {
+                task.freezes = asked.tree == Tree::FrozenLayer;
+            }
+            agent.thaw_unless_wanted();
+            spawned
         }
     }
 }

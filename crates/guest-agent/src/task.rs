@@ -23,6 +23,8 @@ pub(crate) struct Task {
     pub(crate) is_end_told: bool,
     /// The host has killed it.
     pub(crate) was_killed: bool,
+    /// The instance's processes stand still until it has ended.
+    pub(crate) freezes: bool,
 }
 
 impl Task {
@@ -38,6 +40,7 @@ impl Task {
             ended: None,
             is_end_told: false,
             was_killed: false,
+            freezes: false,
         }
     }
 

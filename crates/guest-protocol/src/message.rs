@@ -377,6 +377,8 @@ pub enum Tree {
     Root,
     /// The writable layer, with deleted names marked as image layers mark them.
     Layer,
+    /// The same, while the instance's processes stand still.
+    FrozenLayer,
 }
 
 /// What to unpack, and where.

@@ -18,7 +18,10 @@ pub enum Question {
     /// What differs from the image?
     Changes,
     /// What runs?
-    Processes,
+    Processes {
+        /// Of ps(1); none: `-ef`.
+        options: Vec<String>,
+    },
 }
 
 /// Its answer.
@@ -47,7 +50,10 @@ pub enum Carry {
     /// Out: the root file system without what is mounted in it.
     Root,
     /// Out: what was written over the image, as an image layer.
-    Layer,
+    Layer {
+        /// Nothing is written meanwhile.
+        is_frozen: bool,
+    },
     /// In: into a directory.
     Into {
         /// The directory.

@@ -38,14 +38,13 @@ impl Engine {
             reference,
             platform: None,
         };
-        // What has to be asked for inside cannot be asked of what is frozen.
-        let pauses = request.pause
-            && instance.state.status == Status::Running
-            && backend::host_sees_files(&instance);
+        let is_frozen = request.pause && instance.state.status == Status::Running;
+        // Where the layer has to be asked for inside, what answers must go on: it lets the rest stand still by itself.
+        let pauses = is_frozen && backend::host_sees_files(&instance);
         if pauses {
             self.pause(id)?;
         }
-        let image = self.commit_layer(&instance, &base, &options);
+        let image = self.commit_layer(&instance, &base, &options, is_frozen);
         if pauses {
             self.resume(id)?;
         }
@@ -60,10 +59,11 @@ impl Engine {
         instance: &Instance,
         base: &Image,
         options: &CommitOptions,
+        is_frozen: bool,
     ) -> Result<Image, EngineError> {
         let directory = self.paths.instance(&instance.id);
         if !backend::host_sees_files(instance) {
-            return self.commit_from_inside(instance, base, options);
+            return self.commit_from_inside(instance, base, options, is_frozen);
         }
         let upper = upper(&directory);
         let fail = EngineError::io("read", &upper);
@@ -111,6 +111,7 @@ impl Engine {
         instance: &Instance,
         base: &Image,
         options: &CommitOptions,
+        is_frozen: bool,
     ) -> Result<Image, EngineError> {
         let (mut reader, mut writer) =
             io::pipe().map_err(EngineError::io("make a pipe for", instance.name.as_str()))?;
@@ -119,7 +120,7 @@ impl Engine {
             let paths = self.paths.clone();
             let archiving = scope.spawn(move || {
                 let engine = Engine::open(paths)?;
-                engine.carry_out(instance, "/", &Carry::Layer, &mut writer)
+                engine.carry_out(instance, "/", &Carry::Layer { is_frozen }, &mut writer)
             });
             let image = self.images.commit_layer(Some(base), &mut reader, options);
             drop(reader);

@@ -21,15 +21,11 @@ impl Engine {
             name: instance.name.clone(),
             reason,
         };
-        let asked = self.ask_inside(&instance, "/", &Question::Processes)?;
-        if let Some(Answer::Processes(table)) = asked {
-            return match ps_options {
-                [] => Ok(table),
-                _ => Err(fail(
-                    "options of ps(1) are for processes of the host's kernel; run `isle exec` with the image's own ps"
-                        .to_owned(),
-                )),
-            };
+        let question = Question::Processes {
+            options: ps_options.to_vec(),
+        };
+        if let Some(Answer::Processes(table)) = self.ask_inside(&instance, "/", &question)? {
+            return Ok(table);
         }
         let pids = backend::processes(&instance).map_err(|error| fail(error.to_string()))?;
         let mut command = Command::new("ps");

@@ -11,6 +11,7 @@ use isle_guest::{Connection, Tree};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::ps::{self, Moment};
 use crate::backend::inside::{Answer, Carry, Inside, Question};
 use crate::backend::{Ended, Process};
 use crate::{Change, ChangeKind, PathStat, ProcessTable};
@@ -32,7 +33,7 @@ impl Inside for Agent<'_> {
                 let changes = self.guest.changes()?;
                 Answer::Changes(changes.iter().map(change).collect())
             }
-            Question::Processes => Answer::Processes(processes(self.guest)?),
+            Question::Processes { options } => Answer::Processes(processes(self.guest, options)?),
         })
     }
 
@@ -44,7 +45,8 @@ impl Inside for Agent<'_> {
                 follow_link: *follow_link,
             },
             Carry::Root => Tree::Root,
-            Carry::Layer => Tree::Layer,
+            Carry::Layer { is_frozen: false } => Tree::Layer,
+            Carry::Layer { is_frozen: true } => Tree::FrozenLayer,
             Carry::Into {
                 directory,
                 keep_owner,
@@ -111,73 +113,14 @@ fn change(change: &isle_guest::Change) -> Change {
     }
 }
 
-/// As `ps -ef` of the host shows processes; the pids are the guest's.
-fn processes(guest: &mut Connection) -> io::Result<ProcessTable> {
-    let now = Timestamp::now();
-    let rows = guest.processes()?.into_iter().map(|process| {
-        let cpu = process.cpu_ms / 1000;
-        vec![
-            process.uid.to_string(),
-            process.pid.to_string(),
-            process.parent.to_string(),
-            "0".to_owned(),
-            started(process.started, now),
-            terminal(process.terminal),
-            format!("{:02}:{:02}:{:02}", cpu / 3600, cpu / 60 % 60, cpu % 60),
-            command(&process),
-        ]
-    });
-    let titles = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"];
-    Ok(ProcessTable {
-        rows: rows.collect(),
-        titles: titles.map(str::to_owned).to_vec(),
-    })
-}
-
-/// The time of day, or the day when it was another one.
-fn started(seconds: u64, now: Timestamp) -> String {
-    let zone = TimeZone::system();
-    let at = i64::try_from(seconds)
-        .ok()
-        .and_then(|seconds| Timestamp::from_second(seconds).ok());
-    let Some(at) = at else {
-        return "?".to_owned();
+/// As ps(1) shows processes; the pids are the guest's.
+fn processes(guest: &mut Connection, options: &[String]) -> io::Result<ProcessTable> {
+    let processes = guest.processes()?;
+    let moment = Moment {
+        now: Timestamp::now(),
+        zone: TimeZone::system(),
+        memory_bytes: guest.stats()?.guest_memory,
     };
-    let (at, now) = (at.to_zoned(zone.clone()), now.to_zoned(zone));
-    match at.date() == now.date() {
-        true => at.strftime("%H:%M").to_string(),
-        false => at.strftime("%b%d").to_string(),
-    }
-}
-
-/// The name of a terminal by its number, see proc_pid_stat(5).
-fn terminal(number: u64) -> String {
-    // Unix98 terminals have the major numbers 136 to 143.
-    let (major, minor) = (
-        (number >> 8) & 0xfff,
-        (number & 0xff) | ((number >> 12) & 0xfff00),
-    );
-    match major {
-        136..=143 => format!("pts/{}", (major - 136) * 256 + minor),
-        _ => "?".to_owned(),
-    }
-}
-
-fn command(process: &isle_guest::Process) -> String {
-    match process.command.is_empty() {
-        true => format!("[{}]", String::from_utf8_lossy(&process.name)),
-        false => String::from_utf8_lossy(&process.command).into_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn terminals_have_their_names() {
-        assert_eq!(terminal(0), "?");
-        assert_eq!(terminal(136 << 8), "pts/0");
-        assert_eq!(terminal((136 << 8) | 3), "pts/3");
-    }
+    ps::table(&processes, options, &moment)
+        .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))
 }

@@ -19,6 +19,7 @@
 //! | `words` | between the guest's words and the supervisor's |
 //! | `shares` | folders of the host |
 //! | `inside` | files and processes, by the agent |
+//! | `ps` | processes in the words of ps(1); pure |
 //! | `record` | what a later supervisor has to know |
 //! | `pool` | machines that wait for instances |
 //!
@@ -30,6 +31,7 @@ mod elastic;
 mod ground;
 mod inside;
 pub(crate) mod pool;
+mod ps;
 mod record;
 mod refusals;
 mod request;
