@@ -9,6 +9,7 @@ isle_tests::stories! {
     only Level::Container;
     templates_are_listed_and_go_and_come_again [Need::Isle, Need::GuestKernel],
     a_pool_gives_its_machines_and_is_filled_again [Need::Isle, Need::GuestKernel],
+    who_fills_a_pool_and_is_killed_leaves_nothing [Need::Isle, Need::GuestKernel],
 }
 
 const LIMIT: &str = "64m";
@@ -79,6 +80,14 @@ fn a_pool_gives_its_machines_and_is_filled_again(world: &World) {
     let id = world.inspect("n")["Id"].as_str().unwrap().to_owned();
     assert!(cgroup.contains(&id), "{cgroup}");
     wait_for("another machine waits", || ready() == ["1/1"]);
+    let folder = std::fs::read_dir(world.run().join("pool").join(name.trim())).unwrap();
+    let waiting = folder
+        .map(|entry| entry.unwrap().path().join("machine.json"))
+        .find_map(|path| std::fs::read(path).ok())
+        .unwrap();
+    let waiting: serde_json::Value = serde_json::from_slice(&waiting).unwrap();
+    let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", waiting["pid"])).unwrap();
+    assert!(cgroup.contains("/isle/pool-"), "{cgroup}");
     assert_eq!(
         world
             .isle(["exec", "n", "echo", "inside"])
@@ -102,4 +111,28 @@ fn a_pool_gives_its_machines_and_is_filled_again(world: &World) {
     world.isle(["pool", "set", "-m", LIMIT, "1"]).succeeds();
     world.isle(["template", "rm", name.trim()]).succeeds();
     assert!(ready().is_empty());
+}
+
+fn who_fills_a_pool_and_is_killed_leaves_nothing(world: &World) {
+    world.use_guest_kernel();
+    let set = |count: &'static str| world.isle(["pool", "set", "-m", LIMIT, count]);
+    set("1").succeeds();
+    for delay in [5, 20, 40, 60, 90, 130, 180, 250] {
+        set("0").succeeds();
+        let filler = set("2").spawn();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        filler.signal(rustix::process::Signal::KILL);
+        let _ = filler.wait();
+        // Whoever looks next ends what was on its way, as soon as what the filler has begun is over, too.
+        let is_begun = |path: std::path::PathBuf| path.extension() == Some("new".as_ref());
+        wait_for("nothing is begun", || {
+            list(world, "pool", "{{.Ready}}");
+            let pool = std::fs::read_dir(world.run().join("pool")).unwrap();
+            let mut folders =
+                pool.flat_map(|pool| std::fs::read_dir(pool.unwrap().path()).unwrap());
+            !folders.any(|folder| is_begun(folder.unwrap().path()))
+        });
+    }
+    // Processes and control groups that are left are looked for at the end of each story.
+    set("0").succeeds();
 }

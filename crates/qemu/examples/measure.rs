@@ -64,6 +64,7 @@ fn copy(template: &Template, run: &Path, number: u32) -> Copy {
 fn pooled(template: &Template, folder: &Path, count: u32) {
     let pool = Pool {
         directory: folder.join("pool"),
+        cgroups: None,
     };
     let run = folder.join("run");
     fs::create_dir_all(&run).unwrap();

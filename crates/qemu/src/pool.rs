@@ -6,7 +6,11 @@
 //!                       <name>.new/    a copy on its way
 //!                       <name>/        one that waits: its sockets, and machine.json
 //!                       <name>.taken/  one that somebody takes, for some milliseconds
+//!                       <name>.gone/   what one that was taken has left
 //! ```
+//!
+//! Each is in a control group of its own, `pool-<name>`, from before its first instruction until it joins its owner's: so
+//! what it uses while it waits is counted there, and whatever was killed when, a QEMU that nobody knows of is found.
 //!
 //! A copy is taken by renaming its folder, so one of several who want it gets it. Its sockets move to its
 //! new owner's run directory: a socket is found by its file, wherever that is. Nothing of it outlives a boot
@@ -20,8 +24,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use isle_cgroup::{Cgroup, Layout};
+use oci_spec::runtime::LinuxResources;
 use rustix::fs::FlockOperation;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::confinement::Identity;
@@ -37,6 +43,8 @@ use crate::vm::host_memory;
 pub struct Pool {
     /// It must not outlive a boot of the host.
     pub directory: PathBuf,
+    /// The control group that those of the copies are in; `None`: they have none of their own.
+    pub cgroups: Option<PathBuf>,
 }
 
 /// The pool of one template.
@@ -175,24 +183,20 @@ impl Pool {
         let Some(_lock) = lock(&folder, FlockOperation::NonBlockingLockExclusive)? else {
             return Ok(0);
         };
-        for entry in entries(&folder)? {
-            if matches!(entry.state, State::New) {
-                end(&entry.path);
-            }
-        }
+        self.tidy(&folder)?;
         let mut started = 0;
         loop {
-            let ready = ready(&folder)?;
+            let ready = self.ready(&folder)?;
             let size = self.size(&name) as usize;
             for entry in ready.iter().skip(size) {
                 if let Some(taken) = take(entry) {
-                    end(&taken);
+                    self.end(&taken);
                 }
             }
             if ready.len() >= size {
                 return Ok(started);
             }
-            start_one(&folder, template, patience, exercise.as_mut())?;
+            self.start_one(&folder, template, patience, exercise.as_mut())?;
             started += 1;
         }
     }
@@ -202,14 +206,21 @@ impl Pool {
     /// control group of `launch` from now on; its user is that which it was started with.
     #[must_use]
     pub fn claim(&self, template: &Template, launch: &Launch<'_>) -> Option<Starting> {
+        // One that stayed in the pool's group would be ended with what is left there.
+        if launch.cgroup.is_none() && self.cgroups.is_some() {
+            return None;
+        }
         let folder = self.folder(&template.key().to_string());
-        for entry in ready(&folder).ok()? {
+        for entry in self.ready(&folder).ok()? {
             let Some(taken) = take(&entry) else {
                 continue;
             };
             // One that cannot be had has ended; whatever it was, the next may do.
             let claimed = adopt(&taken, template, launch);
-            let _ = fs::remove_dir_all(&taken);
+            // Whoever fills the pool takes the rest away: that takes time.
+            if fs::rename(&taken, taken.with_extension("gone")).is_err() {
+                self.end(&taken);
+            }
             if let Ok(starting) = claimed {
                 return Some(starting);
             }
@@ -230,7 +241,12 @@ impl Pool {
         let mut list = Vec::new();
         for folder in folders {
             let folder = folder.map_err(what())?;
-            let ready = ready(&folder.path())?;
+            // Nobody fills it: what a filler that was killed has left is nobody's.
+            if let Ok(Some(_lock)) = lock(&folder.path(), FlockOperation::NonBlockingLockExclusive)
+            {
+                self.tidy(&folder.path())?;
+            }
+            let ready = self.ready(&folder.path())?;
             let memory = |entry: &PathBuf| Some(host_memory(record(entry)?.pid).ok()?.0);
             let template = folder.file_name().to_string_lossy().into_owned();
             list.push(PoolSummary {
@@ -264,8 +280,8 @@ impl Pool {
         let _lock = lock(&folder, FlockOperation::LockExclusive)?;
         for entry in entries(&folder)? {
             match entry.state {
-                State::Ready => take(&entry.path).iter().for_each(|taken| end(taken)),
-                State::New => end(&entry.path),
+                State::Ready => take(&entry.path).iter().for_each(|taken| self.end(taken)),
+                State::New | State::Gone => self.end(&entry.path),
                 // Somebody is about to have it.
                 State::Taken => {}
             }
@@ -296,6 +312,7 @@ enum State {
     New,
     Ready,
     Taken,
+    Gone,
 }
 
 struct Entry {
@@ -315,6 +332,7 @@ fn entries(folder: &Path) -> Result<Vec<Entry>, PoolError> {
         let state = match path.extension().and_then(|extension| extension.to_str()) {
             Some("new") => State::New,
             Some("taken") => State::Taken,
+            Some("gone") => State::Gone,
             _ => State::Ready,
         };
         found.push(Entry { path, state });
@@ -322,20 +340,108 @@ fn entries(folder: &Path) -> Result<Vec<Entry>, PoolError> {
     Ok(found)
 }
 
-/// Those that wait and live. The dead are taken away.
-fn ready(folder: &Path) -> Result<Vec<PathBuf>, PoolError> {
-    let mut found = Vec::new();
-    for entry in entries(folder)? {
-        if !matches!(entry.state, State::Ready) {
-            continue;
+/// After so long nobody takes any more what he began to take.
+const TAKING: Duration = Duration::from_secs(300);
+
+impl Pool {
+    /// Takes away what was left by who was killed. The caller has the pool's lock: nobody else fills it.
+    fn tidy(&self, folder: &Path) -> Result<(), PoolError> {
+        for entry in entries(folder)? {
+            let is_left = match entry.state {
+                State::New | State::Gone => true,
+                State::Ready => false,
+                State::Taken => fs::metadata(&entry.path)
+                    .and_then(|about| about.modified())
+                    .is_ok_and(|since| since.elapsed().is_ok_and(|age| age > TAKING)),
+            };
+            if is_left {
+                self.end(&entry.path);
+            }
         }
-        match record(&entry.path).and_then(|record| record.process()) {
-            Some(_) => found.push(entry.path),
-            None => take(&entry.path).iter().for_each(|taken| end(taken)),
-        }
+        Ok(())
     }
-    found.sort();
-    Ok(found)
+
+    /// Those that wait and live. The dead are taken away.
+    fn ready(&self, folder: &Path) -> Result<Vec<PathBuf>, PoolError> {
+        let mut found = Vec::new();
+        for entry in entries(folder)? {
+            if !matches!(entry.state, State::Ready) {
+                continue;
+            }
+            match record(&entry.path).and_then(|record| record.process()) {
+                Some(_) => found.push(entry.path),
+                None => take(&entry.path).iter().for_each(|taken| self.end(taken)),
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// The control group of a copy.
+    fn cgroup_path(&self, name: &str) -> Option<PathBuf> {
+        let cgroups = self.cgroups.as_ref()?;
+        Some(cgroups.join(format!("pool-{name}")))
+    }
+
+    fn make_cgroup(&self, name: &str) -> Result<Option<Cgroup>, PoolError> {
+        let Some(path) = self.cgroup_path(name) else {
+            return Ok(None);
+        };
+        let made = Layout::detect()
+            .map_err(io::Error::other)
+            .and_then(|layout| {
+                Cgroup::create(&layout, &path, &LinuxResources::default()).map_err(io::Error::other)
+            });
+        made.map(Some)
+            .map_err(failed(format!("make the control group {}", path.display())))
+    }
+
+    /// Ends what is in the control group of a copy, which is nothing once it has joined its owner's, and takes away what is
+    /// left of it.
+    fn end(&self, folder: &Path) {
+        let name = folder.file_stem().unwrap_or_default().to_string_lossy();
+        match self.cgroup_path(&name) {
+            Some(path) => {
+                let cgroup = Layout::detect().and_then(|layout| Cgroup::open(&layout, &path));
+                let ended = cgroup.map(|cgroup| cgroup.kill_all().and_then(|()| cgroup.remove()));
+                if let Ok(Err(_)) = ended {
+                    // Whoever tidies next tries again.
+                    return;
+                }
+            }
+            // One that somebody has taken is that one's.
+            None if folder.extension().is_some_and(|word| word == "gone") => {}
+            None => {
+                if let Some(process) = record(folder).and_then(|record| record.process()) {
+                    let _ = pidfd_send_signal(process, Signal::KILL);
+                }
+            }
+        }
+        let _ = fs::remove_dir_all(folder);
+    }
+
+    fn start_one(
+        &self,
+        folder: &Path,
+        template: &Template,
+        patience: Duration,
+        exercise: Option<&mut Exercise<'_>>,
+    ) -> Result<(), PoolError> {
+        let mut random = [0; 8];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+            .map_err(|errno| failed("get random bytes")(errno.into()))?;
+        let name = format!("{:016x}", u64::from_ne_bytes(random));
+        let new = folder.join(format!("{name}.new"));
+        // The folder first: who finds one without its owner can end what is in the group of that name.
+        fs::create_dir(&new).map_err(failed(format!("make {}", new.display())))?;
+        let cgroup = self.make_cgroup(&name)?;
+        let started = start_in(&new, cgroup.as_ref(), template, patience, exercise);
+        if started.is_err() {
+            self.end(&new);
+            return started;
+        }
+        fs::rename(&new, folder.join(&name)).map_err(failed(format!("rename {}", new.display())))
+    }
 }
 
 fn record(folder: &Path) -> Option<Record> {
@@ -346,16 +452,6 @@ fn record(folder: &Path) -> Option<Record> {
 fn take(ready: &Path) -> Option<PathBuf> {
     let taken = ready.with_extension("taken");
     fs::rename(ready, &taken).ok().map(|()| taken)
-}
-
-/// Ends a copy that nobody else has.
-fn end(folder: &Path) {
-    if let Some(record) = record(folder)
-        && let Some(pidfd) = record.process()
-    {
-        let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
-    }
-    let _ = fs::remove_dir_all(folder);
 }
 
 /// `None`: somebody else has it.
@@ -372,22 +468,18 @@ fn lock(folder: &Path, operation: FlockOperation) -> Result<Option<File>, PoolEr
     }
 }
 
-fn start_one(
-    folder: &Path,
+/// Starts a copy in its folder, with which it is left alone.
+fn start_in(
+    new: &Path,
+    cgroup: Option<&Cgroup>,
     template: &Template,
     patience: Duration,
     exercise: Option<&mut Exercise<'_>>,
 ) -> Result<(), PoolError> {
-    let mut random = [0; 8];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-        .map_err(|errno| failed("get random bytes")(errno.into()))?;
-    let name = format!("{:016x}", u64::from_ne_bytes(random));
-    let new = folder.join(format!("{name}.new"));
-    fs::create_dir(&new).map_err(failed(format!("make {}", new.display())))?;
     let launch = Launch {
-        run_directory: &new,
-        identity: Identity::of(&format!("pool {name}")),
-        cgroup: None,
+        run_directory: new,
+        identity: Identity::of(&format!("pool {}", new.display())),
+        cgroup,
         disks: Vec::new(),
         patience,
     };
@@ -412,15 +504,9 @@ fn start_one(
         }
         _ => Ok(()),
     };
-    if let Err(error) = exercised {
-        let _ = vm.kill();
-        let _ = vm.reap();
-        let _ = fs::remove_dir_all(&new);
-        return Err(error);
-    }
     // Its connections end here, and it waits for its next client.
     drop((vm, agent));
-    fs::rename(&new, folder.join(&name)).map_err(failed(format!("rename {}", new.display())))
+    exercised
 }
 
 /// Makes a copy that was taken the machine of a launch.

@@ -16,6 +16,7 @@ fn machines_of_a_pool_wait_are_taken_once_and_leave_nothing() {
     let name = template.key().to_string();
     let pool = Pool {
         directory: world.path("pool"),
+        cgroups: None,
     };
     let ready = || {
         pool.list()

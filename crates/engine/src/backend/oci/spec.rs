@@ -351,9 +351,12 @@ fn linux(instance: &Instance, facts: &Facts) -> Linux {
     linux
 }
 
+/// The control group that those of all instances are in, below each hierarchy's root.
+pub(crate) const CGROUPS: &str = "/isle";
+
 /// The instance's control group below each hierarchy's root.
 pub(crate) fn cgroup_path(instance: &Instance) -> PathBuf {
-    Path::new("/isle").join(instance.id.to_string())
+    Path::new(CGROUPS).join(instance.id.to_string())
 }
 
 fn namespaces(config: &InstanceConfig, facts: &Facts) -> Vec<LinuxNamespace> {

@@ -9,6 +9,7 @@ use isle_qemu::{Pool, Store};
 
 use super::ground::{self, PATIENCE};
 use crate::Paths;
+use crate::backend::oci::spec;
 use crate::backend::{StartError, failed};
 
 /// Where templates are.
@@ -23,6 +24,7 @@ pub(crate) fn templates(paths: &Paths) -> Store {
 pub(crate) fn pools(paths: &Paths) -> Pool {
     Pool {
         directory: paths.run.join("pool"),
+        cgroups: Some(spec::CGROUPS.into()),
     }
 }
 
