@@ -312,6 +312,14 @@ impl Agent {
                 }
                 prepare::mount_ahead(&self.place, &mut self.files, &root).map(|()| Reply::Done)
             }
+            Request::Connect(network) => {
+                self.check_guest("connect it to a network")?;
+                prepare::connect(&network).map(|()| Reply::Done)
+            }
+            Request::Disconnect { card } => {
+                self.check_guest("take it off a network")?;
+                prepare::disconnect(card).map(|()| Reply::Done)
+            }
             Request::Start(start) => {
                 self.check_prepared()?;
                 self.start(&start).map(|pid| Reply::Started { pid })
@@ -416,6 +424,17 @@ impl Agent {
         match &self.prepared {
             Some(outcome) => outcome.clone(),
             None => Err(not_running("the guest is nobody's yet")),
+        }
+    }
+
+    /// Where the agent is not a machine's first process, its network is somebody else's.
+    fn check_guest(&self, what: &str) -> Result<(), Failure> {
+        self.check_prepared()?;
+        match self.place.is_guest {
+            true => Ok(()),
+            false => Err(failed(&format!("cannot {what}"))(
+                "it is no virtual machine",
+            )),
         }
     }
 

@@ -10,7 +10,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use isle_guest_protocol::{Clock, Disk, Failure, FailureKind, File, Prepare, Root, Writable};
+use isle_guest_protocol::{
+    Clock, Disk, Failure, FailureKind, File, Network, Prepare, Root, Writable,
+};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, OpenTreeFlags, mount, open_tree};
@@ -72,12 +74,8 @@ pub(crate) fn prepare(place: &Place, files: &mut Files, asked: &Prepare) -> Resu
     set_clock(place, asked.clock)?;
     rustix::system::sethostname(asked.hostname.as_bytes())
         .map_err(failed("cannot set the host name"))?;
-    if let Some(network) = &asked.network {
-        network_card::take_out().map_err(failed("cannot start the network card"))?;
-        network::configure(network).map_err(failed(&format!(
-            "cannot set up interface {}",
-            network.interface
-        )))?;
+    for asked in &asked.networks {
+        connect(asked)?;
     }
     write_files(place, &asked.files)?;
     if let Some(shares) = &asked.shares {
@@ -96,6 +94,18 @@ pub(crate) fn prepare(place: &Place, files: &mut Files, asked: &Prepare) -> Resu
         }
     }
     Ok(())
+}
+
+/// Puts the guest on a network.
+pub(crate) fn connect(asked: &Network) -> Result<(), Failure> {
+    let fail = |error| failed(&format!("cannot set up interface {}", asked.interface))(error);
+    let found = network_card::take_out(asked.card).map_err(fail)?;
+    network::configure(asked, &found).map_err(fail)
+}
+
+/// Takes it off the network of a card.
+pub(crate) fn disconnect(card: u8) -> Result<(), Failure> {
+    network_card::put_back(card).map_err(failed(&format!("cannot put network card {card} away")))
 }
 
 /// Sets the wall clock.

@@ -205,7 +205,8 @@ fn limits_hold_and_lack_of_memory_is_told_with_its_place() {
 #[test]
 fn a_guest_is_given_its_network_its_time_and_its_entropy() {
     let mut prepare = prepare();
-    prepare.network = Some(Network {
+    prepare.networks.push(Network {
+        card: 0,
         interface: "eth0".to_owned(),
         mac: [2, 0, 0, 0, 0, 9],
         mtu: Some(1400),
@@ -243,6 +244,57 @@ fn a_guest_is_given_its_network_its_time_and_its_entropy() {
     });
     let inside: u64 = scene.says("date +%s").trim().parse().unwrap();
     assert!(inside >= 2_000_000_000);
+}
+
+#[test]
+fn networks_come_and_go_by_the_cards_that_are_meant() {
+    let Some(mut scene) = sleeping(&prepare()) else {
+        return;
+    };
+    let network = |card: u8, interface: &str, address: &str| Network {
+        card,
+        interface: interface.to_owned(),
+        mac: [2, 0, 0, 0, 0, card + 9],
+        mtu: None,
+        addresses: vec![NetworkAddress {
+            address: address.parse().unwrap(),
+            prefix: if address.contains(':') { 64 } else { 24 },
+        }],
+        routes: Vec::new(),
+    };
+    let links = |scene: &mut Scene| -> Vec<String> {
+        let names = scene.says("ls /sys/class/net");
+        names.split_whitespace().map(str::to_owned).collect()
+    };
+    assert_eq!(links(&mut scene), ["lo"]);
+    // The second card first: the kernel would call it eth0.
+    let second = network(1, "eth1", "10.1.0.2");
+    scene.guest.connect(&second).unwrap();
+    assert_eq!(links(&mut scene), ["eth1", "lo"]);
+    assert_eq!(
+        scene.says("cat /sys/class/net/eth1/address").trim(),
+        "02:00:00:00:00:0a"
+    );
+    let first = network(0, "eth0", "fd00::2");
+    scene.guest.connect(&first).unwrap();
+    assert_eq!(links(&mut scene), ["eth0", "eth1", "lo"]);
+    let out = scene.says("ip -6 address show; cat /proc/sys/net/ipv6/conf/eth0/accept_ra");
+    assert!(out.contains("fd00::2/64") && out.ends_with("0\n"), "{out}");
+    assert!(
+        !out.contains("eth1"),
+        "IPv6 is off where there is no address of it: {out}"
+    );
+    scene.guest.disconnect(1).unwrap();
+    assert_eq!(links(&mut scene), ["eth0", "lo"]);
+    scene.guest.disconnect(1).unwrap();
+    scene.guest.connect(&second).unwrap();
+    assert_eq!(links(&mut scene), ["eth0", "eth1", "lo"]);
+    let third = network(2, "eth2", "10.2.0.2");
+    let error = scene.guest.connect(&third).unwrap_err();
+    assert!(
+        format!("{error:?}").contains("no such network card"),
+        "{error:?}"
+    );
 }
 
 #[test]

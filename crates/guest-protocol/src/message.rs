@@ -134,6 +134,13 @@ pub enum Request {
     /// for the same one finds it mounted. A writable disk of a copy must hold, byte for byte, what that of this guest
     /// holds when it is copied.
     Mount(Box<Root>),
+    /// Puts the guest on one network more.
+    Connect(Box<Network>),
+    /// Takes it off the network of a card.
+    Disconnect {
+        /// Which, from 0.
+        card: u8,
+    },
     /// Gives blocks that no file has back to the host, see fstrim(8).
     Trim,
     /// Writes everything back, lets the file systems go, and switches the guest off.
@@ -158,8 +165,8 @@ pub struct Prepare {
     pub clock: Clock,
     /// The name of the guest itself; that of the instance is in the plan.
     pub hostname: String,
-    /// The network; `None` leaves it at loopback.
-    pub network: Option<Network>,
+    /// Its networks; without any there is loopback alone.
+    pub networks: Vec<Network>,
     /// Files that the plan's bind mounts refer to, written below `/run/isle/files` of the guest.
     pub files: Vec<File>,
     /// Folders and files of the host; `None`: there are none.
@@ -224,10 +231,12 @@ pub enum Writable {
     Nowhere,
 }
 
-/// The network of the guest's first Ethernet interface.
+/// A network that the guest is on, by one of its cards.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
-    /// The interface, like `eth0`.
+    /// Which of the machine's cards, from 0.
+    pub card: u8,
+    /// What its interface is called, like `eth0`.
     pub interface: String,
     /// Its address.
     pub mac: [u8; 6],

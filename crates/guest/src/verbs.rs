@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use isle_cgroup::plan::Current;
 use isle_guest_protocol::records::{self, Change, Process};
 use isle_guest_protocol::{
-    Bytes, Clock, End, Ended, Failure, FailureKind, OutOfMemory, PathStat, Prepare, ReadTree,
-    Reply, Request, Root, Stats, Stdio as WireStdio, Stream, TaskState, Tree, WORKLOAD, Welcome,
-    WindowSize, WriteTree,
+    Bytes, Clock, End, Ended, Failure, FailureKind, Network, OutOfMemory, PathStat, Prepare,
+    ReadTree, Reply, Request, Root, Stats, Stdio as WireStdio, Stream, TaskState, Tree, WORKLOAD,
+    Welcome, WindowSize, WriteTree,
 };
 use isle_types::Signal;
 use oci_spec::runtime::LinuxResources;
@@ -468,6 +468,22 @@ impl Connection {
                 Err(error)
             }
         }
+    }
+
+    /// Puts the guest on one network more, by a card that has none.
+    ///
+    /// # Errors
+    /// When there is no such card, or an address is none that it can have.
+    pub fn connect(&mut self, network: &Network) -> Result<(), Error> {
+        self.order(&Request::Connect(Box::new(network.clone())))
+    }
+
+    /// Takes the guest off the network of a card; harmless when it is on none.
+    ///
+    /// # Errors
+    /// When there is no such card.
+    pub fn disconnect(&mut self, card: u8) -> Result<(), Error> {
+        self.order(&Request::Disconnect { card })
     }
 
     /// Gives blocks of the writable layer that no file has back to the host; how many bytes.

@@ -38,6 +38,7 @@ fn copy(template: &Template, run: &Path, number: u32) -> Copy {
         },
         cgroup: None,
         disks: Vec::new(),
+        taps: Vec::new(),
         patience: PATIENCE,
     };
     let mut starting = Starting::clone_of(template, launch).unwrap();
@@ -84,6 +85,7 @@ fn pooled(template: &Template, folder: &Path, count: u32) {
                 identity: Identity { id: 0x7100_0000 },
                 cgroup: None,
                 disks: Vec::new(),
+                taps: Vec::new(),
                 patience: PATIENCE,
             };
             let mut starting = pool.claim(template, &launch).unwrap();

@@ -44,6 +44,8 @@ pub(crate) struct Wiring {
     pub console: Option<RawFd>,
     /// A file for each disk; `None`: a placeholder.
     pub disks: Vec<Option<RawFd>>,
+    /// A tap for each network card; `None`: it is connected to nothing.
+    pub taps: Vec<Option<RawFd>>,
     /// An empty file, for a machine that has no file yet: QEMU finds out how files are locked when it
     /// opens the first one, and cannot do so any more once it has its memory (see [`crate::memory`]).
     pub first_file: Option<RawFd>,
@@ -83,6 +85,7 @@ pub(crate) fn arguments(machine: &Machine, role: Role, wiring: &Wiring) -> Vec<S
     boot(&mut to, machine, role);
     wires(&mut to, machine, wiring);
     disks(&mut to, machine, wiring);
+    cards(&mut to, machine, wiring);
     rest(&mut to, machine);
     if wiring.is_paused {
         to.flag("-S");
@@ -213,15 +216,28 @@ fn disks(to: &mut Arguments, machine: &Machine, wiring: &Wiring) {
     }
 }
 
+fn cards(to: &mut Arguments, machine: &Machine, wiring: &Wiring) {
+    for index in 0..usize::from(machine.devices.network_cards) {
+        to.add(
+            "-netdev",
+            match wiring.taps.get(index).copied().flatten() {
+                // What the kernel can leave to the receiver, it leaves to the receiver: the tap says what it can.
+                Some(fd) => format!("tap,id=net{index},fd={fd}"),
+                // A hub of its own: without state, so that a clone may bring a tap, and one can be plugged in later.
+                None => format!("hubport,id=net{index},hubid={index}"),
+            },
+        );
+        to.add(
+            "-device",
+            format!("virtio-net-device,id=nic{index},netdev=net{index}"),
+        );
+    }
+}
+
 fn rest(to: &mut Arguments, machine: &Machine) {
     let devices = &machine.devices;
     if devices.scsi {
         to.add("-device", "virtio-scsi-device,id=scsi0");
-    }
-    if devices.network {
-        // Without state of its own, so that a clone may bring another.
-        to.add("-netdev", "hubport,id=net0,hubid=0");
-        to.add("-device", "virtio-net-device,id=nic0,netdev=net0");
     }
     if devices.random {
         to.add("-device", "virtio-rng-device,id=random0");
@@ -250,6 +266,7 @@ mod tests {
             ports: vec![(4, true), (5, false)],
             console: None,
             disks: vec![Some(6), Some(7)],
+            taps: vec![Some(8), None],
             first_file: None,
             has_sandbox: true,
             is_paused: false,
@@ -280,6 +297,7 @@ mod tests {
     fn the_maker_of_a_template_has_placeholders_and_boots() {
         let wiring = Wiring {
             disks: vec![None, None],
+            taps: vec![None, None],
             console: Some(6),
             first_file: Some(7),
             ..wiring()
@@ -313,6 +331,7 @@ mod tests {
         };
         let placeholders = Wiring {
             disks: vec![None, None],
+            taps: vec![None, None],
             ..wiring()
         };
         assert_eq!(

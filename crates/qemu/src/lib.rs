@@ -25,6 +25,7 @@
 //!     identity: Identity::of_instance(id),
 //!     cgroup: None,
 //!     disks: Vec::new(),
+//!     taps: Vec::new(),
 //!     patience,
 //! })?;
 //! let agent = starting.take_agent().expect("the machine has a port");

@@ -85,8 +85,8 @@ pub struct Devices {
     pub disks: Vec<DiskSlot>,
     /// A SCSI controller, for disks that are added while the guest runs.
     pub scsi: bool,
-    /// A network interface. Connected to nothing unless the start says otherwise.
-    pub network: bool,
+    /// How many network cards. They are connected to nothing unless the start says otherwise.
+    pub network_cards: u8,
     /// A source of random numbers.
     pub random: bool,
     /// A balloon, by which memory is taken from the guest, and by which the guest tells which pages
@@ -106,14 +106,14 @@ pub enum DiskSlot {
 
 impl Devices {
     /// What an instance has: a port for its agent, one for folders of the host, a read-only root, a writable layer, and the rest.
-    /// On a microvm it fills seven of eight slots.
+    /// On a microvm it fills all of eight slots.
     #[must_use]
     pub fn of_instance() -> Devices {
         Devices {
             ports: ["isle", "share0"].map(str::to_owned).to_vec(),
             disks: vec![DiskSlot::ReadOnly, DiskSlot::Writable],
             scsi: true,
-            network: true,
+            network_cards: 2,
             random: true,
             balloon: true,
         }
@@ -124,7 +124,8 @@ impl Devices {
     pub fn slots(&self) -> usize {
         usize::from(!self.ports.is_empty())
             + self.disks.len()
-            + [self.scsi, self.network, self.random, self.balloon]
+            + usize::from(self.network_cards)
+            + [self.scsi, self.random, self.balloon]
                 .into_iter()
                 .filter(|is_there| *is_there)
                 .count()
@@ -324,7 +325,7 @@ pub(crate) mod tests {
 
     #[test]
     fn an_instance_fits_a_microvm() {
-        assert_eq!(Devices::of_instance().slots(), 7);
+        assert_eq!(Devices::of_instance().slots(), 8);
         assert_eq!(machine().check(), Ok(()));
     }
 
@@ -340,7 +341,7 @@ pub(crate) mod tests {
         let text = check(&|machine| machine.memory_bytes = MIB + 1);
         assert!(text.starts_with("1048577 bytes of memory"), "{text}");
         let text = check(&|machine| machine.devices.disks = vec![DiskSlot::Writable; 4]);
-        assert_eq!(text, "9 devices: a microvm has 8 slots");
+        assert_eq!(text, "10 devices: a microvm has 8 slots");
         let text = check(&|machine| machine.architecture = Architecture::Aarch64);
         assert_eq!(text, "a microvm machine has no aarch64 processor");
         let text = check(&|machine| machine.devices.ports[0] = "a,b".to_owned());

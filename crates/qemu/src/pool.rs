@@ -481,6 +481,7 @@ fn start_in(
         identity: Identity::of(&format!("pool {}", new.display())),
         cgroup,
         disks: Vec::new(),
+        taps: Vec::new(),
         patience,
     };
     let mut starting = match exercise {

@@ -22,7 +22,7 @@ use crate::program::Program;
 use crate::sockets::{Sockets, port_socket};
 use crate::template::Template;
 use crate::throttle::Throttle;
-use crate::vm::{Vm, assign};
+use crate::vm::{Vm, assign, plug};
 
 /// What a machine is started with, beside what it is.
 #[derive(Debug)]
@@ -37,6 +37,9 @@ pub struct Launch<'a> {
     /// A file for each of the machine's disks, in their order, opened for reading only or for both as
     /// [`DiskSlot`] says. Those that are missing are placeholders without content.
     pub disks: Vec<OwnedFd>,
+    /// A tap for each of its first network cards, made with a header before each frame (`IFF_VNET_HDR`). The others are
+    /// connected to nothing, see [`Vm::plug_card`].
+    pub taps: Vec<OwnedFd>,
     /// How long QEMU may take for each of its steps.
     pub patience: Duration,
 }
@@ -189,6 +192,7 @@ impl Starting {
     ) -> Result<Starting, StartError> {
         machine.check()?;
         check_disks(machine, &launch.disks)?;
+        check_taps(machine, &launch.taps)?;
         let mut passed = Passed::default();
         let mut sockets = Sockets::open(launch.run_directory)?;
         let (listening, client) = sockets.connected("monitor.sock")?;
@@ -212,6 +216,8 @@ impl Starting {
             .map(|disk| Some(passed.add(disk)))
             .collect();
         disks.resize(machine.devices.disks.len(), None);
+        let taps = launch.taps.into_iter();
+        let taps = taps.map(|tap| Some(passed.add(tap))).collect();
         let first_file = match disks.iter().flatten().next() {
             Some(_) => None,
             None => {
@@ -226,6 +232,7 @@ impl Starting {
             ports,
             console: origin.console.map(|console| passed.add(console)),
             disks,
+            taps,
             is_paused: origin.is_paused,
         };
         let state = origin.state.map(|state| passed.add(state));
@@ -269,6 +276,7 @@ impl Starting {
         launch: &Launch<'_>,
     ) -> Result<Starting, StartError> {
         check_disks(machine, &launch.disks)?;
+        check_taps(machine, &launch.taps)?;
         let sockets = Sockets::open(launch.run_directory)?;
         let connect = |name: &str| {
             let what = format!("connect to {}", launch.run_directory.join(name).display());
@@ -284,6 +292,10 @@ impl Starting {
         let disks = machine.devices.disks.iter().zip(&launch.disks);
         for (index, (slot, disk)) in disks.enumerate() {
             let sent = assign(&mut monitor, index, *slot, disk.as_fd());
+            asked.extend(sent.map_err(StartError::Monitor)?);
+        }
+        for (index, tap) in launch.taps.iter().enumerate() {
+            let sent = plug(&mut monitor, index, tap.as_fd());
             asked.extend(sent.map_err(StartError::Monitor)?);
         }
         Ok(Starting {
@@ -447,6 +459,20 @@ impl Passed {
 
     fn all(&self) -> Vec<BorrowedFd<'_>> {
         self.0.iter().map(AsFd::as_fd).collect()
+    }
+}
+
+fn check_taps(machine: &Machine, taps: &[OwnedFd]) -> Result<(), StartError> {
+    let cards = machine.devices.network_cards;
+    match taps.len() <= cards.into() {
+        true => Ok(()),
+        false => Err(StartError::Prepare {
+            what: format!(
+                "connect {} networks: the machine has {cards} network cards",
+                taps.len()
+            ),
+            source: io::ErrorKind::InvalidInput.into(),
+        }),
     }
 }
 

@@ -399,6 +399,37 @@ impl Vm {
         added.map(drop)
     }
 
+    /// Connects a network card that is connected to nothing to a tap. It takes no frames without their checksums, as one
+    /// that is there at the start does: it is slower.
+    ///
+    /// # Errors
+    /// [`VmError`], also when the machine has no such card, or that is connected.
+    pub fn plug_card(&mut self, index: usize, tap: BorrowedFd<'_>) -> Result<(), VmError> {
+        let what = "connect a network card";
+        let deadline = Instant::now() + self.patience;
+        let sent = plug(&mut self.monitor, index, tap).map_err(by_monitor(what))?;
+        let mut answers = sent.iter().map(|sent| self.monitor.answer(sent, deadline));
+        let result = answers
+            .find(Result::is_err)
+            .map_or(Ok(()), |first| first.map(drop));
+        if result.is_err() {
+            // The first error is the one to tell.
+            let _ = self.unplug_card(index);
+        }
+        result.map_err(by_monitor(what))
+    }
+
+    /// Lets a tap of [`Vm::plug_card`] go.
+    ///
+    /// # Errors
+    /// [`VmError`], also for a card whose tap was there at the start: it stays until the machine ends.
+    pub fn unplug_card(&mut self, index: usize) -> Result<(), VmError> {
+        let what = "disconnect a network card";
+        let ids = [format!("plug{index}"), format!("tap{index}")];
+        let results = ids.map(|id| self.execute(what, "netdev_del", json!({"id": id})));
+        results.into_iter().try_for_each(|result| result.map(drop))
+    }
+
     /// Gives the running machine one more virtual processor.
     ///
     /// # Errors
@@ -457,6 +488,24 @@ pub(crate) fn assign(
         monitor.send("add-fd", json!({"fdset-id": set}), &[file])?,
         monitor.send("blockdev-add", raw_node(&node, set, slot), &[])?,
         monitor.send("qom-set", drive, &[])?,
+    ])
+}
+
+/// Connects a card's hub to a tap, without waiting for the answers.
+pub(crate) fn plug(
+    monitor: &mut Monitor,
+    index: usize,
+    tap: BorrowedFd<'_>,
+) -> Result<[Sent; 3], MonitorError> {
+    let name = format!("tap{index}");
+    let backend = json!({"type": "tap", "id": name, "fd": name});
+    let port = json!({
+        "type": "hubport", "id": format!("plug{index}"), "hubid": index, "netdev": name,
+    });
+    Ok([
+        monitor.send("getfd", json!({"fdname": name}), &[tap])?,
+        monitor.send("netdev_add", backend, &[])?,
+        monitor.send("netdev_add", port, &[])?,
     ])
 }
 

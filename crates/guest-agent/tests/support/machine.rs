@@ -150,7 +150,10 @@ impl Machine {
             .args(["-blockdev", &drive("disk", "discard=unmap,")])
             .args(["-device", "virtio-blk-device,drive=image"])
             .args(["-device", "virtio-blk-device,drive=disk"])
-            .args(["-netdev", "hubport,id=n0,hubid=7", "-device", "virtio-net-device,netdev=n0"])
+            .args(["-netdev", "hubport,id=n0,hubid=7"])
+            .args(["-device", "virtio-net-device,netdev=n0"])
+            .args(["-netdev", "hubport,id=n1,hubid=8"])
+            .args(["-device", "virtio-net-device,netdev=n1"])
             .stdin(Stdio::null())
             .spawn()
             .unwrap();

@@ -184,6 +184,7 @@ fn make(
         identity: Identity::of(&format!("template {key}")),
         cgroup: making.cgroup,
         disks: Vec::new(),
+        taps: Vec::new(),
         patience: making.patience,
     };
     let mut starting = Starting::begin(program, machine, origin, launch).map_err(start)?;

@@ -188,6 +188,7 @@ impl World {
             identity: identity(run),
             cgroup: None,
             disks,
+            taps: Vec::new(),
             patience: PATIENCE,
         }
     }

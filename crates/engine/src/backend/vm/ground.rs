@@ -226,6 +226,7 @@ impl Ground {
             identity: self.identity,
             cgroup,
             disks: vec![image.into(), disk],
+            taps: Vec::new(),
             patience: PATIENCE,
         };
         if let Some(starting) = self.pool.claim(&self.base.template, &launch) {

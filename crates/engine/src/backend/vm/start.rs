@@ -207,7 +207,7 @@ impl Vm {
             seed,
             clock: words::now(),
             hostname,
-            network: None,
+            networks: Vec::new(),
             files: handed,
             shares: shares::announcement(instance),
             root: Root {
