@@ -368,10 +368,9 @@ impl InstanceFlags {
     }
 
     fn networks(&self) -> Result<NetworkMode, FlagError> {
-        let mut mode = match (self.network.is_empty(), self.isolation) {
-            (true, Isolation::Vm) => NetworkMode::None,
-            (true, Isolation::Container) => network::mode(&[network::network("bridge")?])?,
-            (false, _) => network::mode(&self.network)?,
+        let mut mode = match self.network.is_empty() {
+            true => network::mode(&[network::network("bridge")?])?,
+            false => network::mode(&self.network)?,
         };
         let is_addressed = self.ip.is_some() || self.ip6.is_some() || self.mac_address.is_some();
         let is_published = self.publish_all || !self.publish.is_empty();

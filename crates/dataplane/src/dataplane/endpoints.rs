@@ -83,6 +83,64 @@ impl Dataplane {
         Ok(tap)
     }
 
+    /// Takes a tap whose descriptor is kept off its bridge, and gives it another name, under which
+    /// [`Dataplane::attach_parked`] finds it. (Were it deleted, who has the descriptor would find it readable for ever.)
+    ///
+    /// # Errors
+    /// When it is not there, or the kernel refuses.
+    pub fn park(&mut self, link: &str, parked: &str) -> Result<(), Error> {
+        let operation = format!("disconnect {link:?}");
+        let index = self.need(link, &operation)?;
+        let mut batch = Batch::default();
+        batch.change_link(&Link {
+            index,
+            is_up: Some(false),
+            master: Some(0),
+            ..Link::default()
+        });
+        batch.change_link(&Link {
+            index,
+            name: Some(parked),
+            ..Link::default()
+        });
+        self.send(&operation, &batch)?;
+        let mut batch = Batch::default();
+        batch.unshape(index);
+        match self.send_refusable(&batch)? {
+            // It had no rate.
+            Err(refused) if matches!(errno(&refused), Some(Errno::NOENT | Errno::INVAL)) => Ok(()),
+            answer => self.checked(&operation, answer),
+        }
+    }
+
+    /// Connects a tap again that was parked under that name; `false` when there is none.
+    ///
+    /// # Errors
+    /// When the bridge is not there or full, or the kernel refuses.
+    pub fn attach_parked(&mut self, parked: &str, endpoint: &Endpoint) -> Result<bool, Error> {
+        let operation = connecting(endpoint);
+        let Some(index) = self.index(parked)? else {
+            return Ok(false);
+        };
+        let master = self.need(&endpoint.bridge, &operation)?;
+        let mut batch = Batch::default();
+        batch.change_link(&Link {
+            index,
+            name: Some(&endpoint.link),
+            ..Link::default()
+        });
+        port(&mut batch, endpoint, master);
+        let result = self
+            .send(&operation, &batch)
+            .and_then(|()| self.treat_port(&operation, endpoint))
+            .and_then(|()| self.settle(&operation, endpoint, master));
+        if result.is_err() {
+            // The first error says more than one while cleaning up.
+            let _ = self.park(&endpoint.link, parked);
+        }
+        result.map(|()| true)
+    }
+
     /// Connects an instance's network namespace to a link of the host's (`parent`) by a macvlan, which no bridge
     /// and no table of ours sees: the endpoint's bridge, link and rate are not looked at, and no guard watches it.
     ///

@@ -15,15 +15,43 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use isle_dataplane::{Bridge, Dataplane, Error};
+use isle_dataplane::{Bridge, Dataplane, Endpoint, Error};
 use isle_netd::{AttachError, Attachment, Home, Notice};
 use isle_network::wanted::{self, bridge, endpoint, gateway, guard};
 use isle_network::{Driver, Link, Publication};
+use isle_sys::tun::Offloads;
 
 use crate::backend::{StartError, chain, failed};
 use crate::state::Connected;
 use crate::{Paths, programs};
 use rows::{Plan, Port};
+
+/// What taps of virtual machines can do: checksums and segmentation are left to who does them best.
+const OFFLOADS: Offloads = Offloads { has_header: true };
+
+/// How a virtual machine came to a tap, see [`Wiring::connect_tap`].
+#[derive(Debug)]
+pub(crate) enum Parked {
+    /// The card has had it.
+    Taken,
+    /// It is to be plugged in.
+    New(OwnedFd),
+}
+
+/// A virtual machine is on networks by bridges alone.
+fn has_bridge(link: &Link) -> Result<(), StartError> {
+    match link.network.spec.driver {
+        Driver::Bridge => Ok(()),
+        Driver::Macvlan { .. } => Err(StartError {
+            message: format!(
+                "cannot connect to network {}: a virtual machine is connected to networks of the driver bridge only; \
+                 use --isolation container",
+                link.network.name
+            ),
+            exit_code: 125,
+        }),
+    }
+}
 
 /// The networks of one instance, on the side of the kernel.
 #[derive(Debug)]
@@ -154,7 +182,7 @@ impl Wiring {
     }
 
     /// Waits until the instance's names are known. Only then may it start.
-    fn wait_until_known(&mut self) -> Result<(), StartError> {
+    pub(crate) fn wait_until_known(&mut self) -> Result<(), StartError> {
         self.wait_for_keeper().map_err(|error| no_keeper(&error))
     }
 
@@ -182,26 +210,77 @@ impl Wiring {
         }
     }
 
-    /// One device a network, in order, that a virtual machine's card can be plugged into.
+    /// One tap a network, in order, for the cards of a virtual machine.
     ///
     /// # Errors
     /// When the kernel refuses.
-    #[expect(dead_code, reason = "until virtual machines have networks")]
     pub(crate) fn taps(&mut self) -> Result<Vec<OwnedFd>, StartError> {
-        let endpoints: Vec<_> = self
-            .plan
-            .links
-            .iter()
-            .map(|link| endpoint(link, &self.plan.links))
-            .collect();
+        let links = &self.plan.links;
+        for link in links {
+            has_bridge(link)?;
+        }
+        let endpoints: Vec<_> = links.iter().map(|link| endpoint(link, links)).collect();
         let dataplane = self.dataplane();
         endpoints
             .iter()
-            .map(|endpoint| {
-                dataplane.attach_tap(endpoint, isle_sys::tun::Offloads { has_header: true })
-            })
+            .map(|endpoint| dataplane.attach_tap(endpoint, OFFLOADS))
             .collect::<Result<_, _>>()
             .map_err(failed("cannot connect to the network"))
+    }
+
+    /// Connects a virtual machine that runs to one network more: by the tap of that name that one of its cards has and that is
+    /// parked, if there is one.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn connect_tap(
+        &mut self,
+        link: Link,
+        parked: &str,
+    ) -> Result<(Endpoint, Parked), StartError> {
+        has_bridge(&link)?;
+        let (bridge, guard) = (bridge(&link.network), guard(&link));
+        self.plan.links.push(link);
+        let links = &self.plan.links;
+        let endpoint = endpoint(&links[links.len() - 1], links);
+        let dataplane = self.dataplane();
+        let result = (|| {
+            if let Some(bridge) = &bridge {
+                dataplane.ensure_bridge(bridge)?;
+            }
+            if let Some(guard) = &guard {
+                dataplane.guard(guard)?;
+            }
+            if dataplane.attach_parked(parked, &endpoint)? {
+                return Ok(Parked::Taken);
+            }
+            dataplane.attach_tap(&endpoint, OFFLOADS).map(Parked::New)
+        })();
+        match result {
+            Ok(found) => Ok((endpoint, found)),
+            Err(error) => {
+                let link = self.plan.links.pop().expect("pushed above");
+                let _ = self.detach(&link);
+                Err(failed("cannot connect to the network")(error))
+            }
+        }
+    }
+
+    /// Takes a tap that QEMU keeps off a network, and gives it that name until it is needed again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn park(&mut self, network: &str, parked: &str) -> io::Result<()> {
+        let mut links = self.plan.links.iter();
+        let Some(position) = links.position(|link| link.network.id == network) else {
+            return Ok(());
+        };
+        let name = self.plan.links[position].endpoint.link();
+        let dataplane = self.dataplane();
+        dataplane.park(&name, parked).map_err(io::Error::other)?;
+        let link = self.plan.links.remove(position);
+        // The link has gone: what else there is of it goes too.
+        self.detach(&link).map_err(io::Error::other)
     }
 
     /// Connects what runs to one network more. What it runs in is asked for its namespace.

@@ -210,7 +210,8 @@ impl Ground {
         (self.pool.size(&name) > 0).then_some(name)
     }
 
-    /// Starts a clone, or takes one that waits, with the image's root as its first disk and the instance's own as its second.
+    /// Starts a clone, or takes one that waits, with the image's root as its first disk and the instance's own as its second,
+    /// and taps for its first network cards.
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then.
@@ -219,6 +220,7 @@ impl Ground {
         run_directory: &Path,
         cgroup: Option<&Cgroup>,
         disk: OwnedFd,
+        taps: Vec<OwnedFd>,
     ) -> Result<Starting, StartError> {
         let image = fs::File::open(&self.image).map_err(failed("cannot open the block image"))?;
         let launch = Launch {
@@ -226,7 +228,7 @@ impl Ground {
             identity: self.identity,
             cgroup,
             disks: vec![image.into(), disk],
-            taps: Vec::new(),
+            taps,
             patience: PATIENCE,
         };
         if let Some(starting) = self.pool.claim(&self.base.template, &launch) {

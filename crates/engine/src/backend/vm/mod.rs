@@ -18,6 +18,7 @@
 //! | `running` | a machine that runs: what is asked of it |
 //! | `words` | between the guest's words and the supervisor's |
 //! | `shares` | folders of the host |
+//! | `network` | its cards and what they are connected to |
 //! | `inside` | files and processes, by the agent |
 //! | `ps` | processes in the words of ps(1); pure |
 //! | `record` | what a later supervisor has to know |
@@ -30,6 +31,7 @@ mod disk;
 mod elastic;
 mod ground;
 mod inside;
+mod network;
 pub(crate) mod pool;
 mod ps;
 mod record;
@@ -115,13 +117,6 @@ impl Vm {
     }
 }
 
-fn no_networks() -> StartError {
-    StartError {
-        message: "a virtual machine cannot be connected to networks yet".to_owned(),
-        exit_code: 125,
-    }
-}
-
 fn running(running: &mut Option<Running>) -> io::Result<&mut Running> {
     running
         .as_mut()
@@ -129,8 +124,8 @@ fn running(running: &mut Option<Running>) -> io::Result<&mut Running> {
 }
 
 impl Backend for Vm {
-    fn start(&mut self, stdio: Stdio, _wiring: &mut Wiring) -> Result<Process, StartError> {
-        let (running, process) = self.launch(stdio)?;
+    fn start(&mut self, stdio: Stdio, wiring: &mut Wiring) -> Result<Process, StartError> {
+        let (running, process) = self.launch(stdio, wiring)?;
         let pid = running.machine.pid();
         self.running = Some(running);
         Ok(local(pid, process))
@@ -267,19 +262,23 @@ impl Backend for Vm {
     fn connect(
         &mut self,
         _process: &Process,
-        _link: Link,
-        _wiring: &mut Wiring,
+        link: Link,
+        wiring: &mut Wiring,
     ) -> Result<(), StartError> {
-        Err(no_networks())
+        let running =
+            running(&mut self.running).map_err(failed("cannot connect to the network"))?;
+        network::connect(running, &self.instance, link, wiring)
     }
 
     fn disconnect(
         &mut self,
         _process: &Process,
-        _network: &str,
-        _wiring: &mut Wiring,
+        network: &str,
+        wiring: &mut Wiring,
     ) -> Result<(), StartError> {
-        Err(no_networks())
+        let running =
+            running(&mut self.running).map_err(failed("cannot disconnect from the network"))?;
+        network::disconnect(running, &self.instance, network, wiring)
     }
 
     fn stats(&mut self) -> io::Result<Stats> {

@@ -1,5 +1,6 @@
 //! What a virtual machine cannot be asked for, and what to say instead.
 
+use super::network::most;
 use crate::config::{
     InstanceConfig, MountSource, NamespaceMode, NetworkMode, Resources, UserNamespace,
 };
@@ -71,10 +72,8 @@ pub(crate) fn check(config: &InstanceConfig) -> Checked {
 fn network(network: &NetworkMode) -> Checked {
     let (value, reason) = match network {
         NetworkMode::None => return Ok(()),
-        NetworkMode::Networks(_) => (
-            "networks",
-            "a virtual machine cannot be connected to networks yet",
-        ),
+        NetworkMode::Networks(networks) if networks.len() <= most() => return Ok(()),
+        NetworkMode::Networks(_) => ("networks", "a virtual machine has two network cards"),
         NetworkMode::Host => (
             "host",
             "a virtual machine has a network stack of its own and cannot use the host's",

@@ -1,20 +1,23 @@
 //! How a machine of an instance comes to run.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use isle_cgroup::Cgroup;
 use isle_guest::{Connection, Disk, File, Prepare, RemoteProcess, Root, Workload, Writable};
+use isle_network::Link;
 use isle_share::Server;
 
 use super::ground::Ground;
 use super::running::Running;
-use super::{Vm, disk, request, shares, throttle, words};
+use super::{Vm, disk, network, request, shares, throttle, words};
 use crate::Paths;
 use crate::backend::oci::kept::Kept;
 use crate::backend::oci::{files, spec};
 use crate::backend::{StartError, Stdio, failed};
 use crate::state::Instance;
+use crate::wiring::Wiring;
 
 /// A machine on its way. What is queued for its guest is there when it begins to run.
 struct Begun {
@@ -34,11 +37,15 @@ impl Vm {
     ///
     /// # Errors
     /// [`StartError`]; nothing is left then.
-    pub(super) fn launch(&mut self, stdio: Stdio) -> Result<(Running, RemoteProcess), StartError> {
+    pub(super) fn launch(
+        &mut self,
+        stdio: Stdio,
+        wiring: &mut Wiring,
+    ) -> Result<(Running, RemoteProcess), StartError> {
         let ground = Ground::find(&self.instance, &self.paths)?;
         let cgroup = self.make_cgroup(&ground)?;
         self.pool = ground.pool();
-        let launched = self.launch_in(&ground, &cgroup, stdio);
+        let launched = self.launch_in(&ground, &cgroup, stdio, wiring);
         if launched.is_err() {
             discard(&cgroup);
         }
@@ -50,14 +57,17 @@ impl Vm {
         ground: &Ground,
         cgroup: &Arc<Cgroup>,
         stdio: Stdio,
+        wiring: &mut Wiring,
     ) -> Result<(Running, RemoteProcess), StartError> {
         let instance = &self.instance;
         let facts = request::facts(instance);
-        let mut begun = self.begin(ground, cgroup)?;
+        let networks = network::announcement(wiring.links())?;
+        let mut begun = self.begin(ground, cgroup, wiring.taps()?)?;
         // All of this while QEMU starts.
         let spec = request::specification(instance, &facts);
         let kept = Kept::of(&spec)?;
-        let prepare = self.prepare(&facts)?;
+        let mut prepare = self.prepare(&facts, wiring.links())?;
+        prepare.networks = networks;
         let user = request::user(instance);
         let workload = Workload {
             id: &instance.id.to_string(),
@@ -69,6 +79,7 @@ impl Vm {
             .guest
             .launch(&prepare, &workload, words::streams(stdio))
             .map_err(|error| words::not_started(&error))?;
+        wiring.wait_until_known()?;
         let mut running = self.run(ground, cgroup, begun, facts)?;
         running.kept = Some(kept);
         match running.guest.started(&process) {
@@ -97,10 +108,10 @@ impl Vm {
         let mut vm = Vm::open(instance, paths, layers)?;
         let ground = Ground::find(instance, paths)?;
         let facts = request::facts(instance);
-        let prepare = vm.prepare(&facts)?;
+        let prepare = vm.prepare(&facts, &[])?;
         let cgroup = vm.make_cgroup(&ground)?;
         let booted = vm
-            .begin(&ground, &cgroup)
+            .begin(&ground, &cgroup, Vec::new())
             .and_then(|begun| vm.run(&ground, &cgroup, begun, facts))
             .and_then(|mut running| {
                 let prepared = running.guest.prepare(&prepare);
@@ -130,10 +141,15 @@ impl Vm {
     }
 
     /// Starts the hypervisor.
-    fn begin(&self, ground: &Ground, cgroup: &Cgroup) -> Result<Begun, StartError> {
+    fn begin(
+        &self,
+        ground: &Ground,
+        cgroup: &Cgroup,
+        taps: Vec<OwnedFd>,
+    ) -> Result<Begun, StartError> {
         let disk = disk::open(&self.paths, &self.instance)?;
         let directory = self.paths.instance_run(&self.instance.id);
-        let mut starting = ground.start(&directory, Some(cgroup), disk)?;
+        let mut starting = ground.start(&directory, Some(cgroup), disk, taps)?;
         throttle::of(&self.instance.config.resources, &self.paths)
             .map_err(failed("cannot limit block I/O"))?
             .map_or(Ok(()), |throttle| {
@@ -183,12 +199,12 @@ impl Vm {
     }
 
     /// What the guest has to hear before anything of the image runs.
-    fn prepare(&self, facts: &spec::Facts) -> Result<Prepare, StartError> {
+    fn prepare(&self, facts: &spec::Facts, links: &[Link]) -> Result<Prepare, StartError> {
         let instance = &self.instance;
         let hostname = spec::hostname(instance, &facts.host_name);
         let directory = self.paths.instance(&instance.id);
         disk::make_folder(&self.paths, instance)?;
-        files::write(&directory, &hostname, &instance.config, &[])
+        files::write(&directory, &hostname, &instance.config, links)
             .map_err(failed("cannot write the instance's own files"))?;
         let mut handed = Vec::new();
         for name in files::NAMES {
