@@ -16,6 +16,7 @@ isle_tests::stories! {
     memory_and_processors_change_within_the_machine [Need::Isle, Need::CgroupMemory],
     whose_memory_ran_out_is_said [Need::Isle, Need::CgroupMemory],
     a_killed_hypervisor_is_said_and_leaves_nothing [Need::Isle],
+    without_the_server_of_its_folders_it_ends_and_says_so [Need::Isle],
     a_panic_of_the_guest_is_said_in_its_words [Need::Isle],
     a_guest_that_hangs_can_be_ended [Need::Isle],
     a_full_disk_is_full_inside_only [Need::Isle],
@@ -216,6 +217,46 @@ fn a_killed_hypervisor_is_said_and_leaves_nothing(world: &World) {
         world.isle(["exec", "n", "echo", "again"]).succeeds(),
         "again"
     );
+}
+
+fn without_the_server_of_its_folders_it_ends_and_says_so(world: &World) {
+    let folder = world.files().display().to_string();
+    let bind = format!("{folder}:/shared");
+    world.background("n", &["-v", &bind], &["sleep", "1000"]);
+    world.isle(["exec", "n", "touch", "/shared/x"]).succeeds();
+    let pid = hypervisor(world, "n");
+    let parent = |pid: i32| -> i32 {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        parent
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0)
+    };
+    let supervisor = parent(pid);
+    let is_server = |pid: &i32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name.trim_end() == "isle-share" && parent(*pid) == supervisor
+    };
+    let server = fs::read_dir("/proc")
+        .expect("there is one")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .find(is_server);
+    signal(server.expect("its folders are served"), Signal::KILL);
+    world.wait_for_status("n", "exited");
+    let state = &world.inspect("n")["State"];
+    assert_eq!(state["ExitCode"], 255, "{state}");
+    assert!(
+        state["Error"]
+            .as_str()
+            .expect("a text")
+            .contains("isle-share"),
+        "{state}"
+    );
+    world.isle(["start", "n"]).succeeds();
+    assert_eq!(world.isle(["exec", "n", "ls", "/shared"]).succeeds(), "x");
+    // One that ends by itself says nothing of it.
+    world.isle(["stop", "-t", "1", "n"]).succeeds();
+    assert_eq!(world.inspect("n")["State"]["Error"], "");
 }
 
 fn a_panic_of_the_guest_is_said_in_its_words(world: &World) {

@@ -191,6 +191,7 @@ impl Ground {
             guest_memory_bytes: self.memory_bytes(),
             is_elastic: self.is_elastic,
             vcpus: self.base.template.machine().vcpus,
+            server: None,
             kernel: self.base.kernel_name.clone(),
         }
     }

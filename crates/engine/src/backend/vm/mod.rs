@@ -168,11 +168,12 @@ impl Backend for Vm {
         let mut running = Running::new(
             guest,
             machine,
+            shares::find(record.server)?,
             Arc::new(cgroup),
             (record, directory),
             Arc::new(kernel),
             request::facts(&self.instance),
-        );
+        )?;
         running.is_paused = is_paused;
         self.running = Some(running);
         Ok(local(pid, first))
@@ -208,13 +209,12 @@ impl Backend for Vm {
     }
 
     fn watch(&self) -> Option<BorrowedFd<'_>> {
-        self.running.as_ref().map(|running| running.guest.as_fd())
+        self.running.as_ref().map(Running::watch)
     }
 
     fn tend(&mut self) {
         if let Some(running) = &mut self.running {
-            // When the connection has ended, all processes have, and that is heard of.
-            let _ = running.guest.tend();
+            running.tend();
         }
     }
 

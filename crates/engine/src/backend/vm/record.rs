@@ -22,6 +22,8 @@ pub(super) struct Record {
     pub(super) is_elastic: bool,
     /// Virtual processors.
     pub(super) vcpus: u32,
+    /// The pid of what serves folders of the host.
+    pub(super) server: Option<i32>,
     /// The name of the kernel that it runs on.
     pub(super) kernel: String,
 }
@@ -58,6 +60,7 @@ mod tests {
             guest_memory_bytes: 64 << 20,
             is_elastic: true,
             vcpus: 1,
+            server: Some(77),
             kernel: "isle-6.1".to_owned(),
         };
         record.write(folder.path()).unwrap();

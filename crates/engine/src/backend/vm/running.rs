@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +12,8 @@ use isle_guest::{Connection, Further, OutOfMemory, RemoteProcess};
 use isle_kernel::Hold;
 use isle_share::Server;
 use isle_types::{ByteSize, Signal};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::elastic::Elastic;
@@ -36,12 +38,22 @@ const KILL_PATIENCE: Duration = Duration::from_secs(3);
 /// How long QEMU may take to end after its sockets have.
 const END: Duration = Duration::from_millis(200);
 
+/// Whether a process has ended.
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())) == Ok(1)
+}
+
 /// What a run has until it is cleaned up.
 pub(super) struct Running {
     pub(super) guest: Connection,
     pub(super) machine: isle_qemu::Vm,
     /// Serves folders of the host; ends with the machine.
-    pub(super) server: Option<Server>,
+    server: Option<Server>,
+    /// Readable when the guest or the server has something to tell.
+    watch: OwnedFd,
+    /// What the machine was ended for from here.
+    end_reason: Option<&'static str>,
     cgroup: Arc<Cgroup>,
     facts: spec::Facts,
     /// Made when it is needed, by a supervisor that has taken the machine over.
@@ -68,16 +80,26 @@ impl Running {
     pub(super) fn new(
         mut guest: Connection,
         machine: isle_qemu::Vm,
+        server: Option<Server>,
         cgroup: Arc<Cgroup>,
         (record, directory): (Record, PathBuf),
         kernel: Arc<Hold>,
         facts: spec::Facts,
-    ) -> Running {
+    ) -> io::Result<Running> {
         guest.set_patience(PATIENCE);
-        Running {
+        let watch = epoll::create(CreateFlags::CLOEXEC)?;
+        let (token, readable) = (EventData::new_u64(0), EventFlags::IN);
+        epoll::add(&watch, guest.as_fd(), token, readable)?;
+        if let Some(server) = &server {
+            // Level-triggered it would be readable for ever.
+            epoll::add(&watch, &server.pidfd, token, readable | EventFlags::ET)?;
+        }
+        Ok(Running {
             guest,
             machine,
-            server: None,
+            server,
+            watch,
+            end_reason: None,
             cgroup,
             facts,
             kept: None,
@@ -92,6 +114,31 @@ impl Running {
             is_killed: false,
             is_paused: false,
             is_over: false,
+        })
+    }
+
+    /// Readable when [`Running::tend`] has something to do.
+    pub(super) fn watch(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
+    }
+
+    /// Passes on what waits.
+    pub(super) fn tend(&mut self) {
+        // When the connection has ended, all processes have, and that is heard of.
+        let is_connected = self.guest.tend().is_ok();
+        let server = self.server.as_ref().map(|server| &server.pidfd);
+        let is_lost = is_connected
+            && !self.is_over
+            && !self.is_killed
+            && self.end_reason.is_none()
+            && server.is_some_and(has_ended)
+            // It ends with the machine, and is collected before it sometimes.
+            && self.machine.has_ended(END).is_none()
+            && self.guest.tend().is_ok();
+        if is_lost {
+            // What it had open for the guest nobody else can know.
+            self.end_reason = Some("the server of the host's folders (isle-share) has ended");
+            let _ = self.machine.kill();
         }
     }
 
@@ -148,6 +195,9 @@ impl Running {
             Err(error) if error.is_final() => Ok(match self.is_killed {
                 true => Ended::Signal(Signal::KILL),
                 false => {
+                    if let Some(reason) = self.end_reason {
+                        return Ok(Ended::Crashed(reason.to_owned()));
+                    }
                     let mut why = chain(&error);
                     if let Some(more) = self.why_off() {
                         why.push_str(": ");

@@ -1,5 +1,6 @@
 //! Folders and files of the host in the guest: a confined server for them, which ends with the machine.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -7,6 +8,7 @@ use isle_cgroup::Cgroup;
 use isle_guest::Shares;
 use isle_share::{Request, Server, Share};
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::backend::container::view;
 use crate::backend::oci::sources;
@@ -90,4 +92,23 @@ pub(super) fn serve(
     server
         .map(Some)
         .map_err(failed("cannot serve the folders of the host"))
+}
+
+/// The server that another supervisor has started.
+///
+/// # Errors
+/// When it has ended.
+pub(super) fn find(pid: Option<i32>) -> io::Result<Option<Server>> {
+    let Some(pid) = pid else {
+        return Ok(None);
+    };
+    let gone = || io::Error::other("the server of the host's folders (isle-share) has ended");
+    let held = Pid::from_raw(pid).ok_or_else(gone)?;
+    let pidfd = pidfd_open(held, PidfdFlags::empty()).map_err(|_| gone())?;
+    // Asked with the process held: the number may be another's by now.
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).map_err(|_| gone())?;
+    match name.trim_end() == isle_share::PROGRAM {
+        true => Ok(Some(Server { pid, pidfd })),
+        false => Err(gone()),
+    }
 }

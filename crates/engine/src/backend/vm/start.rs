@@ -181,21 +181,22 @@ impl Vm {
             .starting
             .finish()
             .map_err(failed("cannot start the virtual machine"))?;
-        let record = ground.record();
+        let mut record = ground.record();
+        record.server = begun.server.as_ref().map(|server| server.pid);
         let directory = self.paths.instance_run(&self.instance.id);
         record
             .write(&directory)
             .map_err(failed("cannot write to the run directory"))?;
-        let mut running = Running::new(
+        Running::new(
             begun.guest,
             machine,
+            begun.server,
             Arc::clone(cgroup),
             (record, directory),
             ground.kernel(),
             facts,
-        );
-        running.server = begun.server;
-        Ok(running)
+        )
+        .map_err(failed("cannot watch the virtual machine"))
     }
 
     /// What the guest has to hear before anything of the image runs.
