@@ -34,6 +34,8 @@ isle_tests::stories! {
     everything_of_a_file_survives_every_copy [Need::Isle, Need::Only(Level::Container)],
     an_exported_volume_can_be_imported_and_read_by_tar [Need::Isle],
     writers_stand_still_while_a_snapshot_is_taken [Need::Isle],
+    a_snapshot_that_is_killed_leaves_nothing_frozen [Need::Isle],
+    volumes_keep_their_owners_in_a_user_namespace [Need::Isle, Need::Only(Level::Container)],
     a_volume_is_not_replaced_beneath_a_running_instance [Need::Isle],
     hostile_archives_reach_nothing_and_leave_nothing [Need::Isle, Need::Only(Level::Container)],
     copies_that_are_killed_leave_whole_volumes [Need::Isle, Need::Only(Level::Container)],
@@ -1138,4 +1140,64 @@ fn copies_that_are_killed_leave_whole_volumes(world: &World) {
             .count(),
         0
     );
+}
+
+fn a_snapshot_that_is_killed_leaves_nothing_frozen(world: &World) {
+    world.background("writer", &["-v", "data:/d"], &["sleep", "1000"]);
+    // Long enough to copy that it is caught in the middle.
+    let data = world.root().join("volumes/data/_data");
+    for number in 0..4000 {
+        fs::write(data.join(format!("f{number}")), "x").expect("written");
+    }
+    let mut is_caught = false;
+    for _ in 0..20 {
+        let running = world.isle(["volume", "snapshot", "data"]).spawn();
+        while !is_caught && !running.stdout().contains('@') {
+            is_caught = world.status("writer") == "paused";
+        }
+        running.signal(rustix::process::Signal::KILL);
+        let _ = running.wait();
+        isle_tests::wait_for("it goes on", || world.status("writer") == "running");
+        if is_caught {
+            break;
+        }
+    }
+    assert!(is_caught, "it was never seen to stand still");
+    world.isle(["exec", "writer", "true"]).exits_with(0);
+    // What was half copied is collected.
+    world.isle(["volume", "prune", "--force"]).succeeds();
+}
+
+fn volumes_keep_their_owners_in_a_user_namespace(world: &World) {
+    world
+        .isle([
+            "volume",
+            "create",
+            "--opt",
+            "type=tmpfs",
+            "--opt",
+            "o=mode=1777",
+            "memory",
+        ])
+        .succeeds();
+    let make = "mkdir /d/sub && chown 5:6 /d/sub && echo x > /d/sub/file";
+    world.script(&["--rm", "-v", "data:/d"], make).exits_with(0);
+    let place = "type=volume,source=data,target=/s,volume-subpath=sub";
+    let script = "stat -c %u:%g /s; stat -c %u:%g /s/file; touch /s/new /m/new && stat -c %u:%g /s/new /m/new";
+    let seen = world
+        .script(
+            &[
+                "--rm",
+                "--userns",
+                "auto",
+                "--mount",
+                place,
+                "-v",
+                "memory:/m",
+            ],
+            script,
+        )
+        .succeeds();
+    assert_eq!(seen, "5:6\n0:0\n0:0\n0:0");
+    isle_tests::wait_for("it is unmounted", || mounts(world) == 0);
 }

@@ -177,7 +177,12 @@ impl Control {
         self.ask(&Request::Pause, kind::DONE).map(drop)
     }
 
-    /// Thaws it.
+    /// Freezes it until [`Control::resume`] on this connection, or the connection's end.
+    pub(crate) fn hold(&mut self) -> Result<(), ControlError> {
+        self.ask(&Request::Hold, kind::DONE).map(drop)
+    }
+
+    /// Thaws it; after [`Control::hold`], unless somebody else holds it too.
     pub(crate) fn resume(&mut self) -> Result<(), ControlError> {
         self.ask(&Request::Resume, kind::DONE).map(drop)
     }

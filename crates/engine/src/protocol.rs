@@ -75,6 +75,7 @@ pub(crate) mod kind {
     pub(crate) const ASK: u8 = 15;
     pub(crate) const CARRY: u8 = 16;
     pub(crate) const NETWORKS: u8 = 17;
+    pub(crate) const HOLD: u8 = 18;
 
     // Answers.
     pub(crate) const STARTED: u8 = 64;
@@ -133,7 +134,7 @@ impl Header {
         let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
         let limit = match kind {
             kind::STDIN | kind::STDOUT | kind::STDERR => MAX_STREAM_PAYLOAD,
-            kind::START..=kind::NETWORKS | kind::STARTED..=kind::ANSWERED => MAX_PAYLOAD,
+            kind::START..=kind::HOLD | kind::STARTED..=kind::ANSWERED => MAX_PAYLOAD,
             _ => return Err(ProtocolError::UnknownKind { kind }),
         };
         if length > limit {
@@ -194,6 +195,8 @@ pub(crate) enum Request {
     Ask(Question),
     Carry(Carry),
     Networks(Box<Networks>),
+    /// Paused for as long as this connection lasts, or until it asks for [`Request::Resume`].
+    Hold,
 }
 
 /// A change of networks or ports, and the configuration that results.
@@ -352,6 +355,7 @@ impl Request {
             Request::Ask(question) => put_json(out, kind::ASK, question),
             Request::Carry(what) => put_json(out, kind::CARRY, what),
             Request::Networks(networks) => put_json(out, kind::NETWORKS, networks),
+            Request::Hold => put(out, kind::HOLD, &[]),
         }
         buffer
     }
@@ -373,6 +377,7 @@ impl Request {
             kind::ASK => Request::Ask(from_json(kind, payload)?),
             kind::CARRY => Request::Carry(from_json(kind, payload)?),
             kind::NETWORKS => Request::Networks(from_json(kind, payload)?),
+            kind::HOLD => Request::Hold,
             kind::STDIN => Request::Stdin(payload.to_vec()),
             kind::CLOSE_STDIN => Request::CloseStdin,
             _ => return Err(ProtocolError::UnknownKind { kind }),
@@ -464,6 +469,7 @@ mod tests {
             }),
             Request::Restart(Stop::default()),
             Request::Pause,
+            Request::Hold,
             Request::Resume,
             Request::Update(Update {
                 resources: Resources::default(),

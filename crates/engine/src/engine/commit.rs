@@ -40,13 +40,13 @@ impl Engine {
         };
         let is_frozen = request.pause && instance.state.status == Status::Running;
         // Where the layer has to be asked for inside, what answers must go on: it lets the rest stand still by itself.
-        let pauses = is_frozen && backend::host_sees_files(&instance);
-        if pauses {
-            self.pause(id)?;
-        }
+        let held = match is_frozen && backend::host_sees_files(&instance) {
+            true => self.hold(&instance)?,
+            false => None,
+        };
         let image = self.commit_layer(&instance, &base, &options, is_frozen);
-        if pauses {
-            self.resume(id)?;
+        if let Some(held) = held {
+            held.release()?;
         }
         let image = image?;
         let event = NewEvent::of_instance(&instance, "commit").with("imageID", &image.id);

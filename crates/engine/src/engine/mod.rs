@@ -3,6 +3,7 @@
 mod commit;
 mod error;
 mod files;
+mod holds;
 mod inside;
 mod instances;
 mod lifecycle;

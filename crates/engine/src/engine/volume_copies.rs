@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use isle_types::InstanceId;
 use jiff::Timestamp;
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with, syncfs};
 
@@ -21,7 +20,7 @@ use super::volumes::disk_bytes;
 use super::{Engine, EngineError, VolumeRequest, volume_names};
 use crate::backend::container::{Limit, limit_folders};
 use crate::config::ConfigError;
-use crate::state::{Instance, Status};
+use crate::state::Instance;
 use crate::store::StoreError;
 use crate::volume::{self, Backing, Declaration, FILLING, Snapshot, Volume};
 use crate::{InstanceLock, failpoint, tree};
@@ -431,23 +430,19 @@ impl Engine {
         staged: &Path,
         pause: bool,
     ) -> Result<(), EngineError> {
-        let mut paused: Vec<InstanceId> = Vec::new();
+        let mut held = Vec::new();
         let mut copy = || {
             if pause {
                 for user in self.running_users(volume)? {
-                    if user.state.status == Status::Running {
-                        self.pause(&user.id)?;
-                        paused.push(user.id);
-                    }
+                    held.extend(self.hold(&user)?);
                 }
             }
             tree_copy(files, staged).map_err(EngineError::io("copy", files))
         };
         let copied = copy();
         let mut resumed = Ok(());
-        for id in &paused {
-            let one = self.resume(id);
-            resumed = resumed.and(one);
+        for one in held {
+            resumed = resumed.and(one.release());
         }
         copied?;
         resumed?;

@@ -43,6 +43,8 @@ pub(super) enum Role {
     Session(u32),
     /// Is to be told when it has come to that.
     Waiting(WaitCondition),
+    /// Has it stand still for as long as it is connected.
+    Holding,
     /// Is to be told when it has stopped.
     Stopping,
     /// Is to be told when it runs again.

@@ -143,6 +143,11 @@ impl Supervisor {
             Role::Attached { request, .. } if request.stdin => {
                 self.end_stdin();
             }
+            Role::Holding => {
+                if let Err(refusal) = self.let_go() {
+                    self.complain("thaw it", &refusal.message);
+                }
+            }
             _ => {}
         }
         self.regulate();
@@ -260,6 +265,11 @@ impl Supervisor {
             }
             (Role::Asking, Request::Pause) => self.pause().map(|()| done()),
             (Role::Asking, Request::Resume) => self.resume().map(|()| done()),
+            (Role::Asking, Request::Hold) => self.hold(number).map(|()| done()),
+            (Role::Holding, Request::Resume) => {
+                self.role(number, Role::Asking);
+                self.let_go().map(|()| done())
+            }
             (Role::Asking, Request::Update(update)) => self.update(&update).map(|()| done()),
             (Role::Asking, Request::Networks(networks)) => self
                 .change_networks(&networks)
@@ -434,6 +444,29 @@ impl Supervisor {
         self.notes.push(Note::new("unpause"));
         self.save();
         Ok(())
+    }
+
+    /// Pauses it until this client, and all others who hold it, let go or hang up: a client that is
+    /// killed leaves nothing frozen.
+    fn hold(&mut self, number: u32) -> Result<(), Refusal> {
+        if !(self.is_held() && self.is_paused()) {
+            self.pause()?;
+        }
+        self.role(number, Role::Holding);
+        Ok(())
+    }
+
+    fn is_held(&self) -> bool {
+        let mut clients = self.clients.values();
+        clients.any(|client| client.role == Role::Holding)
+    }
+
+    /// One who held it holds it no more.
+    fn let_go(&mut self) -> Result<(), Refusal> {
+        match self.is_held() || !self.is_paused() {
+            true => Ok(()),
+            false => self.resume(),
+        }
     }
 
     fn update(&mut self, update: &Update) -> Result<(), Refusal> {

@@ -501,6 +501,38 @@ fn pause_and_resume_follow_each_other_only() {
 }
 
 #[test]
+fn who_holds_it_and_hangs_up_leaves_nothing_frozen() {
+    let stage = Play::new("exec sleep 1000").detached();
+    let waits_for = |status: Status| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while stage.state().status != status {
+            assert!(std::time::Instant::now() < deadline, "it is not {status}");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    };
+    let (mut first, mut second) = (stage.control(), stage.control());
+    first.hold().unwrap();
+    second.hold().unwrap();
+    assert_eq!(stage.state().status, Status::Paused);
+    first.resume().unwrap();
+    assert_eq!(
+        stage.state().status,
+        Status::Paused,
+        "the other one holds it still"
+    );
+    drop(second);
+    waits_for(Status::Running);
+    // What a person has paused is nobody else's to hold or to thaw.
+    stage.control().pause().unwrap();
+    let refused = first.hold().unwrap_err();
+    assert_eq!(refused.cause(), Some(Cause::Paused));
+    drop(first);
+    assert_eq!(stage.state().status, Status::Paused);
+    stage.control().stop(None, None).unwrap();
+    stage.end();
+}
+
+#[test]
 fn update_and_stats_are_answered() {
     let stage = Play::new("exec sleep 1000").detached();
     let mut control = stage.control();
