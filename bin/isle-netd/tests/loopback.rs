@@ -10,12 +10,12 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use house::{House, Instance, is_skipped};
-use isle_network::{HostPort, Protocol, Publish};
+use isle_network::{HostPort, Link, Network, Protocol, Publish, wanted};
 
 const PORT: u16 = 8080;
 
 /// The sockets that keep the port are the supervisor's.
-fn publish(house: &House, instance: &mut Instance) -> Vec<OwnedFd> {
+fn publish(house: &mut House, network: &Network, instance: &mut Instance) -> Vec<OwnedFd> {
     let publish = [Protocol::Tcp, Protocol::Udp].map(|protocol| Publish {
         protocol,
         port: 80,
@@ -25,11 +25,16 @@ fn publish(house: &House, instance: &mut Instance) -> Vec<OwnedFd> {
     let published = house
         .database
         .write(|transaction| isle_network::publish(transaction, &instance.id, &publish));
-    let held = published
-        .unwrap()
-        .into_iter()
-        .flat_map(|(_, held)| held)
-        .collect();
+    let published = published.unwrap();
+    // In the kernel too, which must leave `::1` alone.
+    let link = Link {
+        network: network.clone(),
+        endpoint: instance.endpoints[0].clone(),
+    };
+    let publications = published.iter().map(|(publication, _)| publication);
+    let elements = wanted::published(publications, &[link]);
+    house.dataplane.publish(&elements).unwrap();
+    let held = published.into_iter().flat_map(|(_, held)| held).collect();
     instance.attachment.changed().unwrap();
     held
 }
@@ -113,7 +118,7 @@ fn check(subnets: &[&str], address: &str) {
     let mut web = house.instance(1, &[&front], &["web"]);
     let refused = TcpStream::connect((Ipv6Addr::LOCALHOST, PORT)).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
-    let held = publish(&house, &mut web);
+    let held = publish(&mut house, &front, &mut web);
     serve(&web, address);
 
     assert_eq!(ask(b"abc"), b"cba");
@@ -149,7 +154,7 @@ fn a_port_that_somebody_else_has_is_told() {
     let mut house = House::new("");
     let front = house.network("front", &["10.81.0.0/24"], false);
     let mut web = house.instance(1, &[&front], &["web"]);
-    let held = publish(&house, &mut web);
+    let held = publish(&mut house, &front, &mut web);
     let gone = house
         .database
         .write(|transaction| isle_network::unpublish(transaction, &web.id, None));

@@ -1,12 +1,12 @@
 //! Who is on which network, as the rows say: what names are answered from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use isle_dataplane::Wanted;
 use isle_network::{Egress, Endpoint, Link, Network, Publication, wanted};
 
-use crate::loopback::{self, Port};
+use crate::loopback::{self, Port, Targets};
 
 /// A network, as long as this process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -223,7 +223,7 @@ impl Directory {
     }
 
     /// The ports of an instance that are published on `::1`, and where they lead.
-    pub(crate) fn ports_on_loopback(&self, instance: &str) -> BTreeMap<Port, SocketAddr> {
+    pub(crate) fn ports_on_loopback(&self, instance: &str) -> BTreeMap<Port, Targets> {
         match self.publications.get(instance) {
             Some(publications) => loopback::ports(&self.links(instance), publications),
             None => BTreeMap::new(),

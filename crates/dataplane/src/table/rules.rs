@@ -1,5 +1,7 @@
 //! The rules of the table that routes. They never change.
 
+use std::net::Ipv6Addr;
+
 use isle_netlink::nftables::{Base, Conntrack, Hook, Meta, Policy, Rule};
 
 use super::{
@@ -90,6 +92,11 @@ fn is_loopback(rule: Rule, offset: u32) -> Rule {
         .compare(0, EQUAL, &[127])
 }
 
+fn is_loopback6(rule: Rule) -> Rule {
+    rule.payload(0, Base::Network, V6_TO, 16)
+        .compare(0, EQUAL, &Ipv6Addr::LOCALHOST.octets())
+}
+
 fn to_local(rule: Rule) -> Rule {
     rule.destination_type(0)
         .compare(0, EQUAL, &LOCAL.to_ne_bytes())
@@ -101,6 +108,8 @@ pub(super) fn rules(log_group: u16) -> Vec<(&'static str, Rule)> {
         ("raw", drop(is_loopback(from(ipv4(), BRIDGES.name), V4_TO))),
         ("prerouting", is_loopback(ipv4(), V4_TO).return_()),
         ("prerouting", to_local(rule()).goto("publish")),
+        // Not to be passed on: the kernel sends nothing with that source. Who answers there is a program.
+        ("output", is_loopback6(ipv6()).return_()),
         ("output", to_local(rule()).goto("publish")),
     ];
     publish(&mut rules);

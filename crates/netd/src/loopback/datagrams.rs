@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use super::Targets;
 use crate::fairness::{Shares, Verdict};
 use crate::poller::{Interest, Poller, Ready, Token};
 
@@ -21,7 +22,8 @@ const LARGEST: usize = 65_536;
 #[derive(Debug)]
 struct Port {
     socket: UdpSocket,
-    to: SocketAddr,
+    /// The first one is asked; it becomes the last when nobody listens there.
+    to: Targets,
     senders: BTreeMap<SocketAddr, u32>,
 }
 
@@ -57,7 +59,7 @@ impl Datagrams {
         &mut self,
         poller: &Poller,
         port: u16,
-        to: SocketAddr,
+        to: Targets,
     ) -> io::Result<Option<u32>> {
         let socket = match UdpSocket::bind((Ipv6Addr::LOCALHOST, port)) {
             Err(error) if super::is_without_ipv6(&error) => return Ok(None),
@@ -158,7 +160,7 @@ impl Datagrams {
             }
             Verdict::No => return None,
         }
-        let to = self.ports.get(&number)?.to;
+        let to = *self.ports.get(&number)?.to.first()?;
         let any: IpAddr = match to {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -197,8 +199,11 @@ impl Datagrams {
                     self.keep(poller, number);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // Nobody listens there.
+                // Nobody listens there: the next attempt goes elsewhere.
                 Err(_) => {
+                    if let Some(port) = self.ports.get_mut(&sender.port) {
+                        port.to.rotate_left(1);
+                    }
                     self.forget(poller, number);
                     return;
                 }

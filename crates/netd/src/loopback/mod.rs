@@ -18,11 +18,16 @@ use crate::poller::{Poller, Ready, Token};
 /// A port of `::1`.
 pub(crate) type Port = (Protocol, u16);
 
-/// The ports of an instance that are published on `::1` too, and where they lead: to IPv6 where the instance has it.
-pub(crate) fn ports(links: &[Link], publications: &[Publication]) -> BTreeMap<Port, SocketAddr> {
-    let Some(to) = target(links, true).or_else(|| target(links, false)) else {
+/// Where a port leads: to the first of these where somebody listens.
+pub(crate) type Targets = Vec<SocketAddr>;
+
+/// The ports of an instance that are published on `::1` too, and where they lead: to IPv6 first where it has that. A
+/// program that listens on IPv4 alone is found all the same.
+pub(crate) fn ports(links: &[Link], publications: &[Publication]) -> BTreeMap<Port, Targets> {
+    let addresses = [target(links, true), target(links, false)];
+    if addresses == [None, None] {
         return BTreeMap::new();
-    };
+    }
     let includes_loopback = |host: Option<IpAddr>| match host {
         None => true,
         Some(IpAddr::V4(_)) => false,
@@ -32,8 +37,10 @@ pub(crate) fn ports(links: &[Link], publications: &[Publication]) -> BTreeMap<Po
         .iter()
         .filter(|publication| includes_loopback(publication.host))
         .map(|publication| {
+            let targets = addresses.iter().flatten();
+            let targets = targets.map(|to| SocketAddr::new(*to, publication.port));
             let port = (publication.protocol, publication.host_port);
-            (port, SocketAddr::new(to, publication.port))
+            (port, targets.collect())
         })
         .collect()
 }
@@ -60,7 +67,7 @@ impl LoopbackError {
 #[derive(Debug)]
 pub(crate) struct Loopback {
     /// By instance: the ports, where they lead, and the number of what listens.
-    instances: BTreeMap<String, BTreeMap<Port, (SocketAddr, u32)>>,
+    instances: BTreeMap<String, BTreeMap<Port, (Targets, u32)>>,
     streams: Streams,
     datagrams: Datagrams,
 }
@@ -82,7 +89,7 @@ impl Loopback {
         &mut self,
         poller: &mut Poller,
         instance: &str,
-        wanted: &BTreeMap<Port, SocketAddr>,
+        wanted: &BTreeMap<Port, Targets>,
     ) -> Result<(), LoopbackError> {
         let mut known = self.instances.remove(instance).unwrap_or_default();
         let gone = known.extract_if(.., |port, (to, _)| wanted.get(port) != Some(to));
@@ -93,18 +100,18 @@ impl Loopback {
             }
         }
         let mut result = Ok(());
-        for (&(protocol, port), &to) in wanted {
+        for (&(protocol, port), to) in wanted {
             if known.contains_key(&(protocol, port)) {
                 continue;
             }
             let opened = match protocol {
-                Protocol::Tcp => self.streams.open(poller, port, to),
-                Protocol::Udp => self.datagrams.open(poller, port, to),
+                Protocol::Tcp => self.streams.open(poller, port, to.clone()),
+                Protocol::Udp => self.datagrams.open(poller, port, to.clone()),
                 // Connections of it have several addresses: not to be copied.
                 Protocol::Sctp => Ok(None),
             };
             match opened {
-                Ok(Some(number)) => drop(known.insert((protocol, port), (to, number))),
+                Ok(Some(number)) => drop(known.insert((protocol, port), (to.clone(), number))),
                 // A kernel without IPv6 has no `::1`.
                 Ok(None) => {}
                 Err(source) => {

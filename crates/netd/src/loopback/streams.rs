@@ -13,6 +13,7 @@ use rustix::net::{
 };
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 
+use super::Targets;
 use crate::fairness::{Shares, Verdict};
 use crate::poller::{Interest, Poller, Ready, Token};
 
@@ -37,15 +38,18 @@ pub(crate) struct Streams {
 #[derive(Debug)]
 struct Port {
     listener: TcpListener,
-    to: SocketAddr,
+    to: Targets,
 }
 
 /// A connection and its continuation.
 #[derive(Debug)]
 struct Pair {
+    number: u32,
     near: Watched,
     far: Watched,
     is_connected: bool,
+    /// Where else somebody may listen.
+    others: Targets,
     there: Flow,
     back: Flow,
     port: u32,
@@ -79,7 +83,7 @@ impl Streams {
         &mut self,
         poller: &Poller,
         port: u16,
-        to: SocketAddr,
+        to: Targets,
     ) -> io::Result<Option<u32>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = match socket_with(AddressFamily::INET6, SocketType::STREAM, flags, None) {
@@ -124,7 +128,7 @@ impl Streams {
             let Ok((near, _)) = port.listener.accept() else {
                 return;
             };
-            let to = port.to;
+            let to = port.to.clone();
             match self.shares.ask(number) {
                 Verdict::Yes => {}
                 Verdict::After(other) => {
@@ -164,25 +168,17 @@ impl Streams {
 }
 
 impl Pair {
-    fn new(number: u32, port: u32, near: OwnedFd, to: SocketAddr) -> io::Result<Pair> {
-        let family = match to {
-            SocketAddr::V4(_) => AddressFamily::INET,
-            SocketAddr::V6(_) => AddressFamily::INET6,
-        };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let far = socket_with(family, SocketType::STREAM, flags, None)?;
-        let is_connected = match connect(&far, &to) {
-            Ok(()) => true,
-            Err(Errno::INPROGRESS) => false,
-            Err(error) => return Err(error.into()),
-        };
+    fn new(number: u32, port: u32, near: OwnedFd, to: Targets) -> io::Result<Pair> {
+        let mut others = to;
+        let far = next(&mut others)?;
         // What is small goes at once, as it does where the kernel passes it on.
         sockopt::set_tcp_nodelay(&near, true)?;
-        sockopt::set_tcp_nodelay(&far, true)?;
         Ok(Pair {
+            number,
             near: Poller::watched(near, Token::Near(number))?,
             far: Poller::watched(far, Token::Far(number))?,
-            is_connected,
+            is_connected: false,
+            others,
             there: Flow::new()?,
             back: Flow::new()?,
             port,
@@ -192,8 +188,7 @@ impl Pair {
     /// Copies what can be copied, and waits for what comes next.
     fn copy(&mut self, poller: &Poller) -> io::Result<()> {
         if !self.is_connected {
-            sockopt::socket_error(&self.far.fd)??;
-            self.is_connected = rustix::net::getpeername(&self.far.fd).is_ok();
+            self.connect()?;
         }
         if self.is_connected {
             self.there.copy(&self.near.fd, &self.far.fd)?;
@@ -210,6 +205,42 @@ impl Pair {
         poller.watch(&mut self.near, near);
         poller.watch(&mut self.far, far);
         Ok(())
+    }
+
+    /// Looks whether somebody listens, and tries the next address when nobody does.
+    fn connect(&mut self) -> io::Result<()> {
+        if let Err(refused) = sockopt::socket_error(&self.far.fd)? {
+            let far = next(&mut self.others).map_err(|_| refused)?;
+            self.far = Poller::watched(far, Token::Far(self.number))?;
+        }
+        self.is_connected = rustix::net::getpeername(&self.far.fd).is_ok();
+        Ok(())
+    }
+}
+
+/// A connection to the first address that does not refuse it at once.
+fn next(to: &mut Targets) -> io::Result<OwnedFd> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    while !to.is_empty() {
+        match begin(to.remove(0)) {
+            Ok(far) => return Ok(far),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn begin(to: SocketAddr) -> io::Result<OwnedFd> {
+    let family = match to {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let far = socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_tcp_nodelay(&far, true)?;
+    match connect(&far, &to) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(far),
+        Err(error) => Err(error.into()),
     }
 }
 
