@@ -99,7 +99,8 @@ pub struct Endpoint {
 pub struct Rate {
     /// What comes to the instance. More waits, for a while.
     pub into: Option<u64>,
-    /// What the instance sends. More is thrown away, on the host: nothing inside can change it.
+    /// What the instance sends. More is thrown away, on the host: nothing inside can change it. What was not sent for
+    /// a second may be sent at once.
     pub out_of: Option<u64>,
 }
 

@@ -212,6 +212,11 @@ fn what_is_published_on_an_address_is_published_there_alone() {
         assert!(host.host.ask(at("127.0.0.1:8081")).is_err());
         assert!(host.outside.ask(at("[2001:db8::1]:8082")).is_ok());
 
+        // What listens there is the host's own affair too.
+        let local = host.host.udp(at("127.0.0.1:90"));
+        local
+            .set_read_timeout(Some(std::time::Duration::from_millis(300)))
+            .unwrap();
         // Someone on the same cable, and someone on the bridge, send to 127.0.0.1 of this host.
         for (from, gateway, link) in [
             (&host.outside, "192.0.2.1", "wan"),
@@ -231,6 +236,9 @@ fn what_is_published_on_an_address_is_published_there_alone() {
                 "ip route add 127.0.0.1/32 via {gateway} dev {link} src {own}"
             ));
             assert!(from.is_silent(at("127.0.0.1:8080")), "{link}");
+            let socket = from.udp(std::net::SocketAddr::new(ip(own), 7000));
+            socket.send_to(b"hello", at("127.0.0.1:90")).unwrap();
+            assert!(local.recv(&mut [0; 16]).is_err(), "{link}");
         }
     });
 }

@@ -241,7 +241,7 @@ impl Rule {
         self.limit(per_second, burst, 0, 0)
     }
 
-    /// Matches what is beyond so many bytes a second.
+    /// Matches what is beyond so many bytes a second. The kernel lets those of one second and `burst` go at once.
     #[must_use]
     pub fn beyond_bytes(self, per_second: u64, burst: u32) -> Self {
         self.limit(per_second, burst, 1, 1)
