@@ -1,4 +1,4 @@
-//! Instances find each other by name.
+//! Instances find each other by name, at every level and across levels.
 
 #![forbid(unsafe_code)]
 
@@ -10,12 +10,12 @@ use std::net::IpAddr;
 use isle_tests::{Level, Need, World, wait_for};
 
 isle_tests::stories! {
-    only Level::Container;
     instances_find_each_other_by_name_alias_and_backwards [Need::Isle],
     several_instances_of_one_alias_are_all_found [Need::Isle],
     names_of_other_networks_are_not_known [Need::Isle],
     the_world_is_asked_for_other_names_but_not_from_internal_networks [Need::Isle],
     names_follow_connect_disconnect_and_rename [Need::Isle],
+    a_container_and_a_virtual_machine_find_each_other [Need::Isle, Need::Only(Level::Vm)],
     the_keeper_comes_back_when_it_is_killed_and_goes_with_the_last_instance [Need::Isle],
 }
 
@@ -185,6 +185,33 @@ fn names_follow_connect_disconnect_and_rename(world: &World) {
     wait_for("the name is gone", || {
         look_up(world, "web", "early").is_empty()
     });
+}
+
+fn a_container_and_a_virtual_machine_find_each_other(world: &World) {
+    world.use_own_host(LOCALHOST);
+    network(world, "front", &[]);
+    world.background("machine", &["--network", "front"], &SLEEP);
+    world
+        .isle([
+            "container",
+            "run",
+            "-d",
+            "--isolation",
+            "container",
+            "--name",
+            "box",
+            "--network",
+            "front",
+        ])
+        .arguments([&world.busybox()])
+        .arguments(SLEEP)
+        .succeeds();
+    for (from, to) in [("machine", "box"), ("box", "machine")] {
+        assert_eq!(look_up(world, from, to), [address(world, to, "front")]);
+        world
+            .isle(["exec", from, "ping", "-c", "1", "-W", "10", to])
+            .succeeds();
+    }
 }
 
 /// The keeper of this world.

@@ -9,10 +9,9 @@ use std::time::Duration;
 use isle_tests::{Level, Need, World, wait_for};
 
 isle_tests::stories! {
-    only Level::Container;
     a_firewall_that_is_flushed_publishes_again [Need::Isle],
     a_bridge_that_is_deleted_carries_again [Need::Isle],
-    a_cable_that_is_deleted_is_laid_again [Need::Isle],
+    a_cable_that_is_deleted_is_laid_again [Need::Isle, Need::Only(Level::Container)],
     a_published_port_answers_on_all_loopback_addresses [Need::Isle],
 }
 
