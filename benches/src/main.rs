@@ -12,6 +12,7 @@ mod engines;
 mod harness;
 mod image;
 mod machines;
+mod networks;
 mod oci_runtime;
 mod rivals;
 
@@ -41,7 +42,7 @@ struct Arguments {
     /// Take the version 2 hierarchy out of sight first, in a mount namespace unlike this one.
     #[arg(long, hide = true)]
     hide_cgroup2_unlike: Option<String>,
-    /// Which: P1, P2, P3 (and P4), P5, P5-vm, P6, P7, P8, P9, P9-pull; all when not given.
+    /// Which: P1, P2, P3 (and P4), P5, P5-vm, P6, P7, P8, P9, P9-pull, P11; all when not given.
     promises: Vec<String>,
 }
 
@@ -74,6 +75,10 @@ fn main() -> Result<()> {
         } else {
             oci_runtime::measure_without_cgroup2(&settings)?;
         }
+    }
+    if wants("P11") {
+        networks::paths(&settings)?;
+        networks::changes(&settings)?;
     }
     if !["P2", "P3", "P5", "P5-vm", "P6", "P7", "P8", "P9", "P9-pull"]
         .iter()
