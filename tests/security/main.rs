@@ -35,15 +35,41 @@ isle_tests::stories! {
 }
 
 fn copies_of_one_machine_all_differ(world: &World) {
-    let ask = "head -c 16 /dev/urandom | md5sum; cat /proc/sys/kernel/random/uuid \
-               /proc/sys/kernel/random/boot_id; hostname";
+    // An image that leaves its machine id to whoever runs it, as those of distributions do.
+    let image = world.busybox();
+    world
+        .isle(["run", "--name", "source", "--network", "none", &image])
+        .arguments(["sh", "-c", ": > /etc/machine-id"])
+        .succeeds();
+    world.isle(["commit", "source", "fresh"]).succeeds();
+    // On a network they have cards: in a host of the test's own.
+    world.use_own_host("");
+    let script = "head -c 16 /dev/urandom | md5sum; cat /proc/sys/kernel/random/uuid \
+                  /proc/sys/kernel/random/boot_id; hostname; cat /etc/machine-id \
+                  /sys/class/net/eth0/address";
+    let wanted = std::env::var("ISLE_TEST_CLONES").ok();
+    let count: usize = wanted.map_or(12, |text| text.parse().expect("a number"));
     let mut seen = std::collections::BTreeSet::new();
-    for _ in 0..12 {
-        let text = inside(world, &[], ask);
+    for number in 0..count {
+        // All of them run at the same time.
+        let name = format!("n{number}");
+        world
+            .isle([
+                "run", "-d", "--name", &name, "-m", "64m", "fresh", "sh", "-c",
+            ])
+            .arguments([&format!("{script}; echo all; sleep 10000")])
+            .succeeds();
+    }
+    for number in 0..count {
+        let name = format!("n{number}");
+        world.wait_for_log(&name, "all");
+        let text = world.isle(["logs", &name]).succeeds();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 4, "{text}");
-        for line in lines {
-            assert!(seen.insert(line.to_owned()), "{line} comes twice");
+        assert_eq!(lines.len(), 7, "{text}");
+        assert_eq!(lines[4].len(), 32, "{text}");
+        assert_eq!(lines[5].len(), "02:42:ac:11:00:02".len(), "{text}");
+        for line in &lines[..6] {
+            assert!(seen.insert((*line).to_owned()), "{line} comes twice");
         }
     }
 }

@@ -100,6 +100,8 @@ impl Facts {
             sources: sources.paths,
             counts_swap,
             init,
+            // It is no system of its own: what the image says holds, as with Docker.
+            has_machine_id: false,
             id_range,
         };
         Ok(Facts { inner, _held: held })

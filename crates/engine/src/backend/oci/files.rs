@@ -1,12 +1,17 @@
 //! `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf`: generated on the host, bound into the
 //! container, as Docker does.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::net::IpAddr;
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
+use isle_archive::beneath;
 use isle_network::{Driver, Link};
+use isle_types::InstanceId;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::config::{HostAddress, InstanceConfig, NetworkMode};
 
@@ -42,6 +47,41 @@ pub(crate) fn write(
         })?;
     }
     Ok(())
+}
+
+/// The name of the file that tells one system from another, see machine-id(5).
+pub(crate) const MACHINE_ID: &str = "machine-id";
+
+/// What is in it: of the instance's id what fits.
+pub(crate) fn machine_id(id: &InstanceId) -> String {
+    format!("{:.32}\n", id.to_string())
+}
+
+/// Whether the image leaves its machine id to whoever runs it: the file is there and empty, or says so. `layers` are
+/// those of the image, topmost first.
+pub(crate) fn lacks_machine_id(layers: &[PathBuf]) -> bool {
+    const UNINITIALIZED: &[u8] = b"uninitialized";
+    let path = Path::new("/etc").join(MACHINE_ID);
+    for layer in layers {
+        let Ok(layer) = File::open(layer) else {
+            return false;
+        };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match beneath(layer.as_fd(), &path, flags) {
+            Err(Errno::NOENT) => {}
+            // A link, or deleted by this layer, whose device nobody has.
+            Err(_) => return false,
+            Ok(file) => {
+                let file = File::from(file);
+                let mut content = Vec::new();
+                let is_file = file.metadata().is_ok_and(|about| about.is_file());
+                return is_file
+                    && file.take(64).read_to_end(&mut content).is_ok()
+                    && (content.is_empty() || content.trim_ascii_end() == UNINITIALIZED);
+            }
+        }
+    }
+    false
 }
 
 /// The names that the instance finds without asking anybody: those it was given, and its own.
@@ -139,6 +179,32 @@ fn resolv_conf(base: &str, config: &InstanceConfig, of_networks: &[IpAddr]) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_without_a_machine_id_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let layer = |name: &str, content: Option<&str>| {
+            let layer = folder.path().join(name);
+            fs::create_dir_all(layer.join("etc")).unwrap();
+            if let Some(content) = content {
+                fs::write(layer.join("etc/machine-id"), content).unwrap();
+            }
+            layer
+        };
+        let (none, empty) = (layer("none", None), layer("empty", Some("")));
+        let first_boot = layer("first-boot", Some("uninitialized\n"));
+        let given = layer("given", Some("0123456789abcdef0123456789abcdef\n"));
+        let led_away = folder.path().join("led-away");
+        fs::create_dir(&led_away).unwrap();
+        std::os::unix::fs::symlink(empty.join("etc"), led_away.join("etc")).unwrap();
+        let lacks = |layers: &[&PathBuf]| {
+            let layers: Vec<PathBuf> = layers.iter().map(|layer| (*layer).clone()).collect();
+            lacks_machine_id(&layers)
+        };
+        assert!(lacks(&[&empty]) && lacks(&[&none, &empty]) && lacks(&[&first_boot]));
+        assert!(!lacks(&[]) && !lacks(&[&none]) && !lacks(&[&given, &empty]));
+        assert!(!lacks(&[&led_away]));
+    }
 
     #[test]
     fn added_hosts_come_after_loopback() {

@@ -26,6 +26,11 @@ pub(crate) fn table(instance: &Instance, facts: &Facts) -> Vec<SpecMount> {
             table.push(mount(&inside, "bind", source, &options));
         }
     }
+    let machine_id = format!("/etc/{}", files::MACHINE_ID);
+    if facts.has_machine_id && !is_asked_for(&machine_id) {
+        let source = facts.files.join(files::MACHINE_ID);
+        table.push(mount(&machine_id, "bind", source, &["bind", "ro"]));
+    }
     if let Some(init) = &facts.init {
         let options = ["bind", "ro", "nosuid", "nodev"];
         table.push(mount(INIT_INSIDE, "bind", init, &options));

@@ -71,6 +71,8 @@ pub(crate) struct Facts {
     pub(crate) counts_swap: bool,
     /// The init program that `--init` binds into the container.
     pub(crate) init: Option<PathBuf>,
+    /// Whether a machine id is among the files.
+    pub(crate) has_machine_id: bool,
     /// The ids of a user namespace of its own.
     pub(crate) id_range: Option<IdRange>,
 }

@@ -60,7 +60,8 @@ impl Vm {
         wiring: &mut Wiring,
     ) -> Result<(Running, RemoteProcess), StartError> {
         let instance = &self.instance;
-        let facts = request::facts(instance);
+        let mut facts = request::facts(instance);
+        facts.has_machine_id = files::lacks_machine_id(&self.layers);
         let networks = network::announcement(wiring.links())?;
         let mut begun = self.begin(ground, cgroup, wiring.taps()?)?;
         // All of this while QEMU starts.
@@ -215,6 +216,13 @@ impl Vm {
                 name: name.to_owned(),
                 mode: 0o644,
                 content: content.into(),
+            });
+        }
+        if facts.has_machine_id {
+            handed.push(File {
+                name: files::MACHINE_ID.to_owned(),
+                mode: 0o444,
+                content: files::machine_id(&instance.id).into_bytes().into(),
             });
         }
         let mut seed = [0; 32];
