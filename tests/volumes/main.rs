@@ -265,7 +265,7 @@ fn what_happens_to_a_volume_is_told(world: &World) {
     isle_tests::wait_for("the instance is gone", || world.status("n").is_empty());
     world.isle(["volume", "rm", "data"]).succeeds();
     let events = world
-        .isle(["events", "--since", "1h", "--until", "0s", "--filter", "type=volume"])
+        .isle(["events", "--since", "1h", "--until", "0s", "--filter", "volume=data"])
         .arguments(["--format", "{{.Action}} {{.Actor.ID}} {{index .Actor.Attributes \"destination\"}} {{index .Actor.Attributes \"read/write\"}}"])
         .succeeds();
     let told: Vec<&str> = events.lines().map(str::trim_end).collect();

@@ -24,7 +24,7 @@ pub const EXAMPLES: &str = "  isle events --filter type=container --filter event
 /// Flags of `events`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Only those that fit: container, event, image, label, type
+    /// Only those that fit: container, event, image, label, type, volume
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// A template, or json
@@ -38,7 +38,7 @@ pub struct Args {
     until: Option<Timestamp>,
 }
 
-const FILTERS: [&str; 5] = ["container", "event", "image", "label", "type"];
+const FILTERS: [&str; 6] = ["container", "event", "image", "label", "type", "volume"];
 /// A change that no notice told of (a file system without inotify) is seen after this time.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -122,6 +122,7 @@ fn fits(event: &Event, filters: &Filters) -> bool {
         && filters.fits("container", |wanted| {
             event.kind == "container" && (name == Some(wanted) || event.id.starts_with(wanted))
         })
+        && filters.fits("volume", |wanted| event.kind == "volume" && event.id == wanted)
         && filters.fits("image", |wanted| {
             image == Some(wanted) || (event.kind == "image" && name == Some(wanted))
         })

@@ -79,9 +79,12 @@ pub fn run(args: &Args, context: &Context) -> Result {
     let mut volume_table = Table::new();
     volume_table.push(["VOLUME NAME", "LINKS", "SIZE"].map(str::to_owned));
     let users = engine.volume_users()?;
+    let snapshots = engine.volume_snapshots(None)?;
     for volume in engine.volumes()? {
         let links = users.get(&volume.name).map_or(0, Vec::len);
-        let bytes = engine.volume_bytes(&volume);
+        // What was kept of it takes room too.
+        let kept = snapshots.iter().filter(|one| one.volume == volume.name);
+        let bytes = engine.volume_bytes(&volume) + kept.map(|one| one.bytes).sum::<u64>();
         volumes.total += 1;
         volumes.active += usize::from(links > 0);
         volumes.bytes += bytes;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Checked, refuse};
 use crate::config::{Mount, MountSource};
-use crate::volume::{self, is_name};
+use crate::volume::{Backing, is_name};
 
 /// Looks at the mounts of a configuration.
 ///
@@ -80,7 +80,7 @@ pub(super) fn check(mounts: &[Mount]) -> Checked {
                     let hint = Some("a folder of the host is given by its absolute path");
                     return Err(refuse(field, name, reason, hint));
                 }
-                volume::check_options(&volume.options)?;
+                Backing::parse(&volume.options)?;
                 if let Some(subpath) = &volume.subpath
                     && !is_place_below(subpath)
                 {

@@ -20,7 +20,7 @@ mod snapshots;
 
 pub(crate) use backing::release;
 pub(crate) use folder::{FILLING, is_empty, make_data, prepare};
-pub(crate) use options::{Backing, check_options};
+pub(crate) use options::Backing;
 pub(crate) use rows::{
     Declaration, RemovalOutcome, declare, events_of_use, finish_all, get, list, names, reconcile,
     remove_anonymous, remove_unused,

@@ -40,14 +40,6 @@ pub(crate) struct FileSystem {
     pub(super) data: String,
 }
 
-/// Looks at options before a volume is made of them.
-///
-/// # Errors
-/// The first that cannot be carried out.
-pub(crate) fn check_options(options: &BTreeMap<String, String>) -> Result<Backing, ConfigError> {
-    Backing::parse(options)
-}
-
 impl Backing {
     /// Reads options.
     ///
