@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod density;
+mod disks;
 mod engines;
 mod harness;
 mod image;
@@ -42,7 +43,7 @@ struct Arguments {
     /// Take the version 2 hierarchy out of sight first, in a mount namespace unlike this one.
     #[arg(long, hide = true)]
     hide_cgroup2_unlike: Option<String>,
-    /// Which: P1, P2, P3 (and P4), P5, P5-vm, P6, P7, P8, P9, P9-pull, P11; all when not given.
+    /// Which: P1, P2, P3 (and P4), P5, P5-vm, P6, P7, P8, P9, P9-pull, P11, P12; all when not given.
     promises: Vec<String>,
 }
 
@@ -80,9 +81,11 @@ fn main() -> Result<()> {
         networks::paths(&settings)?;
         networks::changes(&settings)?;
     }
-    if !["P2", "P3", "P5", "P5-vm", "P6", "P7", "P8", "P9", "P9-pull"]
-        .iter()
-        .any(|id| wants(id))
+    if ![
+        "P2", "P3", "P5", "P5-vm", "P6", "P7", "P8", "P9", "P9-pull", "P12",
+    ]
+    .iter()
+    .any(|id| wants(id))
     {
         return Ok(());
     }
@@ -101,6 +104,9 @@ fn main() -> Result<()> {
     }
     if wants("P7") {
         machines::clones(&engines, &settings)?;
+    }
+    if wants("P12") {
+        disks::rates(&engines, &settings)?;
     }
     if wants("P8") {
         density::supervisor_memory(&engines, &settings)?;

@@ -103,7 +103,7 @@ fn a_killed_client_of_a_foreground_instance_leaves_it_to_its_supervisor(world: &
     let running = world
         .script(
             &["--name", "n"],
-            "echo up; until [ -e /go ]; do sleep 0.02; done; echo more; exit 4",
+            "echo up; until [ -e /go ]; do sleep 0.02; done; echo more; sleep 0.3; exit 4",
         )
         .spawn();
     running.wait_for_output("up");

@@ -43,6 +43,11 @@ fn templates_are_listed_and_go_and_come_again(world: &World) {
     // One that runs does not need it any more.
     run(world, &["-d", "--name", "n"], &["sleep", "1000"]);
     world.isle(["template", "rm", &names[0][..8]]).succeeds();
+    // That of the image was made for the second one.
+    let images = list(world, "template", "{{.Image}}");
+    assert!(images.len() == 1 && images[0].len() == 12, "{images:?}");
+    let heirs = list(world, "template", "{{.Name}}");
+    world.isle(["template", "rm", &heirs[0]]).succeeds();
     assert!(list(world, "template", "{{.Name}}").is_empty());
     assert_eq!(
         world.isle(["exec", "n", "echo", "alive"]).succeeds().trim(),

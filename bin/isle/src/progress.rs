@@ -17,6 +17,9 @@ pub fn preparation(what: Preparation) {
     let what = match what {
         Preparation::BlockImage => "writing the image as a disk for virtual machines",
         Preparation::Template => "booting a virtual machine, to be cloned from now on",
+        Preparation::Rehearsal => {
+            "preparing a virtual machine of this image, to be cloned from now on"
+        }
     };
     // Only a person wants to know: elsewhere standard error is the program's.
     if !std::io::stderr().is_terminal() {

@@ -24,5 +24,5 @@ mod seed;
 mod size;
 
 pub use copy::copy_sparse;
-pub use seed::{SeedError, Seeds, UPPER, WORK};
+pub use seed::{SeedError, Seeds, UPPER, WORK, copy_disk};
 pub use size::{MAXIMUM, MINIMUM, default_size};

@@ -102,6 +102,28 @@ impl SeedError {
     }
 }
 
+/// Makes a disk that is equal to another one, with mode 0600. Moves the offset of `from`.
+///
+/// # Errors
+/// [`SeedError`]; also when the file is there. Nothing is left then.
+pub fn copy_disk(from: &File, path: &Path) -> Result<File, SeedError> {
+    let disk = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(SeedError::io("make", path))?;
+    match copy_sparse(from, &disk) {
+        Ok(_) => Ok(disk),
+        Err(error) => {
+            // What is left of it is no disk; the copy's own error is the one to tell.
+            let _ = fs::remove_file(path);
+            Err(SeedError::io("write", path)(error))
+        }
+    }
+}
+
 impl Seeds {
     /// The seeds below a state root. Makes nothing yet.
     #[must_use]
@@ -119,21 +141,7 @@ impl Seeds {
     pub fn make_disk(&self, size: ByteSize, path: &Path) -> Result<File, SeedError> {
         let seed = self.seed(size)?;
         let from = File::open(&seed).map_err(SeedError::io("open", &seed))?;
-        let disk = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(SeedError::io("make", path))?;
-        match copy_sparse(&from, &disk) {
-            Ok(_) => Ok(disk),
-            Err(error) => {
-                // What is left of it is no disk; the copy's own error is the one to tell.
-                let _ = fs::remove_file(path);
-                Err(SeedError::io("write", path)(error))
-            }
-        }
+        copy_disk(&from, path)
     }
 
     /// The seed of a size; formatted now when it is not there, which takes some 10 ms. Several processes may

@@ -44,12 +44,14 @@ fn pools_of(paths: &Paths) -> Pool {
     vm::pool::pools(paths)
 }
 
-/// All templates, oldest first.
+/// All templates: those of machines, then those of images ([`Template::subject`]), oldest first.
 ///
 /// # Errors
 /// When they cannot be read.
 pub fn templates(paths: &Paths) -> Result<Vec<Template>, TemplateError> {
-    templates_of(paths).list()
+    let mut list = templates_of(paths).list()?;
+    list.extend(vm::rehearsal::templates(paths).list()?);
+    Ok(list)
 }
 
 /// Removes a template and its pool. Instances that were copied from it run on. `false`: there was none.
@@ -59,9 +61,13 @@ pub fn templates(paths: &Paths) -> Result<Vec<Template>, TemplateError> {
 pub fn remove_template(paths: &Paths, name: &str) -> Result<bool, StartError> {
     remove_pool(paths, name)
         .map_err(crate::backend::failed("cannot remove the template's pool"))?;
-    templates_of(paths)
-        .remove(name)
-        .map_err(crate::backend::failed("cannot remove the template"))
+    let mut was_there = false;
+    for store in [templates_of(paths), vm::rehearsal::templates(paths)] {
+        was_there |= store
+            .remove(name)
+            .map_err(crate::backend::failed("cannot remove the template"))?;
+    }
+    Ok(was_there)
 }
 
 /// All pools.

@@ -1,5 +1,6 @@
 //! Where the time goes from a clone's start to the first output of its workload: `start_times [RUNS [COMMAND…]]`, with the variables of
-//! tests/support/machine.rs. With `EXEC` four times `true` is executed in it, too (the command must not end then). Boots a template, copies it, and prints a line a run, in ms since QEMU was started.
+//! tests/support/machine.rs; `CPU` is a model for QEMU, `APPEND` more of the kernel's command line, `MORE` more arguments
+//! of the copies' QEMU. With `EXEC` four times `true` is executed in it, too (the command must not end then). Boots a template, copies it, and prints a line a run, in ms since QEMU was started.
 
 #![allow(clippy::unwrap_used, reason = "it measures, and nobody relies on it")]
 
@@ -17,9 +18,9 @@ use isle_guest::{Connection, Further, Workload};
 use support::machine::{counter_khz, fill_root, initramfs, parts, prepare, run};
 use support::{is_readable, process, seccomp, spec, streams, until, user};
 
-/// With `AHEAD` the template mounts the root file system, and the disks of its copies are copies of its disk.
-fn is_mounted_ahead() -> bool {
-    std::env::var_os("AHEAD").is_some()
+/// With `REHEARSED` the template has run an instance, and the disks of its copies are copies of its disk.
+fn is_rehearsed() -> bool {
+    std::env::var_os("REHEARSED").is_some()
 }
 
 fn format_disk(disk: &Path) {
@@ -29,6 +30,11 @@ fn format_disk(disk: &Path) {
         "mkfs.ext4",
         &["-q".as_ref(), "-F".as_ref(), disk.as_os_str()],
     );
+}
+
+/// What is to be tried instead of what is there.
+fn variable(name: &str, otherwise: &str) -> String {
+    std::env::var(name).unwrap_or(otherwise.to_owned())
 }
 
 fn qemu(folder: &Path, name: &str, is_shared: bool) -> Command {
@@ -47,7 +53,7 @@ fn qemu(folder: &Path, name: &str, is_shared: bool) -> Command {
             "-M",
             "microvm,acpi=off,accel=tcg,memory-backend=mem",
             "-cpu",
-            "max",
+            &variable("CPU", "max"),
             "-m",
             "256M",
         ])
@@ -82,7 +88,7 @@ fn qemu(folder: &Path, name: &str, is_shared: bool) -> Command {
         ("root", "image", "read-only=on,"),
         ("upper", name, "discard=unmap,"),
     ] {
-        command.args(match is_shared && !is_mounted_ahead() {
+        command.args(match is_shared && !is_rehearsed() {
             true => [
                 "-blockdev".to_owned(),
                 format!("driver=null-co,node-name={id},size=1099511627776,read-zeroes=on,{more}")
@@ -154,6 +160,23 @@ fn blocks(qmp: &mut Qmp) -> u64 {
         .unwrap_or(0)
 }
 
+fn rehearse(guest: &mut Connection) {
+    let (spec, seccomp, root) = (spec(&["echo", "here"]), seccomp(), user(""));
+    let workload = Workload {
+        id: "abc",
+        spec: &spec,
+        user: Some(&root),
+        seccomp: Some(&seccomp),
+    };
+    let (stdio, ends) = streams(false);
+    let process = guest.launch(&prepare(), &workload, stdio).unwrap();
+    guest
+        .started(&process)
+        .unwrap_or_else(|error| panic!("{error:?}"));
+    support::outcome(guest, &process, ends);
+    guest.reset(Some(&["/bin/busybox".to_owned()])).unwrap();
+}
+
 const IGNORE_SHARED: &str = "{\"execute\":\"qmp_capabilities\"}{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{\"capability\":\"x-ignore-shared\",\"state\":true},{\"capability\":\"events\",\"state\":true}]}}";
 
 /// CPU time of all threads of a process so far, in ms: what a busy machine does not change much.
@@ -199,7 +222,7 @@ fn main() {
         .arg(&parts.0)
         .arg("-initrd")
         .arg(path("initramfs"))
-        .args(["-append", &format!("tsc_early_khz={} tsc=reliable random.trust_cpu=on mitigations=off nokaslr quiet panic=-1 reboot=t", counter_khz())])
+        .args(["-append", &format!("tsc_early_khz={} tsc=reliable random.trust_cpu=on mitigations=off nokaslr quiet panic=-1 reboot=t {}", counter_khz(), variable("APPEND", ""))])
         .stdin(Stdio::null())
         .spawn()
         .map(Qemu)
@@ -211,8 +234,8 @@ fn main() {
         "template: the agent answers after {:.0} ms",
         begun.elapsed().as_secs_f64() * 1e3
     );
-    if is_mounted_ahead() {
-        guest.mount(&prepare().root).unwrap();
+    if is_rehearsed() {
+        rehearse(&mut guest);
     }
     drop(guest);
     std::thread::sleep(Duration::from_millis(300));
@@ -241,7 +264,7 @@ fn main() {
     );
     for number in 0..runs {
         let name = format!("clone{number}");
-        match is_mounted_ahead() {
+        match is_rehearsed() {
             true => drop(std::fs::copy(path("template"), path(&name)).unwrap()),
             false => format_disk(&path(&name)),
         }
@@ -250,6 +273,7 @@ fn main() {
         let since = || begun.elapsed().as_secs_f64() * 1e3;
         let child = qemu(folder.path(), &name, false)
             .args(["-incoming", "defer"])
+            .args(variable("MORE", "").split_whitespace())
             .stdin(state)
             .spawn()
             .map(Qemu)

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use isle_cgroup::{Cgroup, OomWatch};
 use isle_guest_protocol::frame::{Frame, Inbox, MAX_PIECE, kind, piece};
 use isle_guest_protocol::{
-    Ack, Failure, FailureKind, Hello, MAX_TASKS, MemoryKills, Next, Reply, Request, Stream,
+    Ack, Bytes, Failure, FailureKind, Hello, MAX_TASKS, MemoryKills, Next, Reply, Request, Stream,
     VERSION, Welcome, WindowSize, decode,
 };
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -306,11 +306,8 @@ impl Agent {
                 self.prepared = Some(outcome.clone());
                 outcome.map(|()| Reply::Done)
             }
-            Request::Mount(root) => {
-                if self.prepared.is_some() {
-                    return Err(failed("the guest")("it is somebody's already"));
-                }
-                prepare::mount_ahead(&self.place, &mut self.files, &root).map(|()| Reply::Done)
+            Request::Reset { keeps_root, read } => {
+                self.reset(keeps_root, &read).map(|()| Reply::Done)
             }
             Request::Connect(network) => {
                 self.check_guest("connect it to a network")?;
@@ -418,6 +415,23 @@ impl Agent {
                 Ok(Reply::Done)
             }
         }
+    }
+
+    /// See [`Request::Reset`].
+    fn reset(&mut self, keeps_root: bool, read: &[Bytes]) -> Result<(), Failure> {
+        self.check_prepared()?;
+        if self.tasks.values().any(|task| task.ended.is_none()) {
+            return Err(failed("cannot reset the guest")("a process runs"));
+        }
+        self.tasks.clear();
+        self.workload = None;
+        prepare::reset(&self.place, &self.files, read)?;
+        if !keeps_root {
+            self.files = prepare::Files::default();
+            prepare::let_go(&self.place)?;
+        }
+        self.prepared = None;
+        Ok(())
     }
 
     pub(crate) fn check_prepared(&self) -> Result<(), Failure> {

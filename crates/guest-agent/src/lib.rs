@@ -43,4 +43,5 @@ mod workload;
 
 pub use agent::{Agent, Place};
 pub use boot::main;
+pub use isle_guest_protocol::REHEARSAL;
 pub use shares::mount as mount_shares;

@@ -3,19 +3,21 @@
 //! In this order: entropy before anything draws from it (clones of a template would all draw the same), the clock,
 //! names, network, files, and the root file system.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use isle_guest_protocol::{
-    Clock, Disk, Failure, FailureKind, File, Network, Prepare, Root, Writable,
+    Bytes, Clock, Disk, Failure, FailureKind, File, Network, Prepare, Root, Writable,
 };
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, OpenTreeFlags, mount, open_tree};
+use rustix::mount::{MountFlags, OpenTreeFlags, UnmountFlags, mount, open_tree, unmount};
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::agent::Place;
@@ -24,6 +26,9 @@ use crate::{boot, network, network_card, shares};
 
 /// How long a disk may take to appear, or to hold what it will hold.
 const DISK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The disks of every machine: the image's and the instance's own.
+const DISKS: [&str; 2] = ["vda", "vdb"];
 
 /// The folders of the agent, below [`Place::run`].
 pub(crate) const FOLDERS: [&str; 5] = ["files", "image", "disk", "root", "shares"];
@@ -51,14 +56,61 @@ impl Files {
     }
 }
 
-/// Mounts the root file system ahead of time, see [`isle_guest_protocol::Request::Mount`].
-pub(crate) fn mount_ahead(place: &Place, files: &mut Files, asked: &Root) -> Result<(), Failure> {
-    if !place.is_guest || files.mounted.is_some() {
-        return Err(failed("cannot mount the root file system")("there is one"));
+/// What is read ahead of all files together, at most.
+const READ_AHEAD: u64 = 24 << 20;
+
+/// Takes back what is one instance's alone, see [`isle_guest_protocol::Request::Reset`].
+pub(crate) fn reset(place: &Place, files: &Files, read: &[Bytes]) -> Result<(), Failure> {
+    let root = files.root()?;
+    let mut left = READ_AHEAD;
+    for path in read {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let path = OsStr::from_bytes(path);
+        let file = openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
+        if let Ok(file) = file.map(fs::File::from)
+            && file.metadata().is_ok_and(|about| about.is_file())
+        {
+            left -= io::copy(&mut file.take(left), &mut io::sink()).unwrap_or(0);
+        }
     }
-    *files = root(place, asked)?;
+    let handed = place.run.join("files");
+    let fail = || failed("cannot remove the files of the rehearsal");
+    for file in fs::read_dir(&handed).map_err(fail())? {
+        let file = file.map_err(fail())?;
+        fs::remove_file(file.path()).map_err(fail())?;
+    }
     // What the disk holds is then what the kernel believes it to hold.
     rustix::fs::sync();
+    Ok(())
+}
+
+/// Unmounts the root file system, and waits until nothing holds its disks any more.
+pub(crate) fn let_go(place: &Place) -> Result<(), Failure> {
+    let deadline = Instant::now() + DISK_PATIENCE;
+    let again = |errno| {
+        let is_again = errno == Errno::BUSY && Instant::now() < deadline;
+        if is_again {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        is_again
+    };
+    for folder in ["root", "disk", "image"] {
+        while let Err(errno) = unmount(place.run.join(folder), UnmountFlags::NOFOLLOW) {
+            if !again(errno) {
+                return Err(failed("cannot unmount the root file system")(errno));
+            }
+        }
+    }
+    for device in DISKS {
+        let device = Path::new("/dev").join(device);
+        // A file system that is there yet, mounted or not, has the device for itself.
+        let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
+        while let Err(errno) = openat(CWD, &device, flags, Mode::empty()) {
+            if !again(errno) {
+                return Err(failed("cannot let the disks go")(errno));
+            }
+        }
+    }
     Ok(())
 }
 

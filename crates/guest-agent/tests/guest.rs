@@ -362,3 +362,35 @@ fn signals_reach_the_first_process_and_a_disk_that_is_not_there_is_named() {
     let error = guest.prepare(&prepare).unwrap_err().to_string();
     assert!(error.contains("vdz") && error.contains("erofs"), "{error}");
 }
+
+#[test]
+fn a_guest_is_nobodys_after_a_rehearsal_with_its_root_or_without() {
+    const SCRIPT: &str = "while [ ! -s /kept ]; do sleep 0.05; done";
+    for keeps_root in [true, false] {
+        let Some(mut scene) = boot(&prepare(), spec(&["sh", "-c", SCRIPT]), &user("")) else {
+            return;
+        };
+        scene.guest.reset(None).unwrap_err();
+        scene.says("echo one > /kept");
+        let guest = &mut scene.guest;
+        let (ended, _, err) = outcome(guest, &scene.process, scene.ends);
+        assert_eq!(ended.end, End::Code(0), "{err}");
+        let read = ["/bin/busybox".to_owned(), "/not/there".to_owned()];
+        guest.reset(keeps_root.then_some(&read)).unwrap();
+        // Nobody's it is already.
+        guest.reset(None).unwrap_err();
+        let (stdio, ends) = streams(false);
+        let spec = spec(&["cat", "/kept", "/etc/hostname"]);
+        let workload = Workload {
+            id: "def",
+            spec: &spec,
+            user: Some(&user("")),
+            seccomp: Some(&seccomp()),
+        };
+        let process = guest.launch(&prepare(), &workload, stdio).unwrap();
+        guest.started(&process).unwrap();
+        let (_, out, err) = outcome(guest, &process, ends);
+        assert!(out.starts_with("one\n"), "{out}{err}");
+        assert_eq!(guest.tasks().len(), 0);
+    }
+}

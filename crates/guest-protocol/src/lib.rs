@@ -73,6 +73,8 @@ pub const SHARES: &str = "/run/isle/shares";
 pub const MAX_SHARE_MESSAGE: usize = (256 << 10) + 4096;
 /// The task of the instance's own process.
 pub const WORKLOAD: u32 = 1;
+/// The name by which the agent's program says a word and ends, instead of being an agent.
+pub const REHEARSAL: &str = "isle-rehearsal";
 /// Bytes of a stream that may be on their way without having been acknowledged.
 pub const WINDOW: usize = 128 << 10;
 /// Acknowledgements are sent after so many bytes at the latest.

@@ -130,10 +130,16 @@ pub enum Request {
         /// Which.
         task: u32,
     },
-    /// Mounts the root file system ahead of [`Request::Prepare`], in a guest that is to be copied: each copy that asks
-    /// for the same one finds it mounted. A writable disk of a copy must hold, byte for byte, what that of this guest
-    /// holds when it is copied.
-    Mount(Box<Root>),
+    /// The instance was a rehearsal, in a guest that is to be copied or to wait: its processes have ended, and the guest
+    /// is nobody's again.
+    Reset {
+        /// The root file system stays mounted, and each copy that asks for the same one finds it so; a writable disk of a
+        /// copy must hold, byte for byte, what that of this guest holds when it is copied. Else it is let go, and the disks
+        /// may become others.
+        keeps_root: bool,
+        /// Files of the root file system that are read, so that they are in memory. Those that are not there are left out.
+        read: Vec<Bytes>,
+    },
     /// Puts the guest on one network more.
     Connect(Box<Network>),
     /// Takes it off the network of a card.

@@ -45,7 +45,7 @@ pub use connection::Connection;
 pub use error::{Error, StartError};
 pub use isle_guest_protocol::{
     Bytes, Clock, Disk, End, Ended, Failure, FailureKind, File, Network, NetworkAddress,
-    NetworkRoute, OutOfMemory, PathStat, Prepare, Root, Shares, Stats, TaskState, Tree,
+    NetworkRoute, OutOfMemory, PathStat, Prepare, REHEARSAL, Root, Shares, Stats, TaskState, Tree,
     UserRequest, WORKLOAD, Welcome, WindowSize, Writable,
     records::{Change, ChangeKind, Process},
 };

@@ -92,6 +92,8 @@ impl Workload<'_> {
         let options = Options {
             id: self.id.to_owned(),
             is_for_guest: true,
+            // The guest is the instance's alone, and the agent has no keys.
+            keep_keyring: true,
             seccomp: self.seccomp.map(<[Instruction]>::to_vec),
             ..Options::default()
         };

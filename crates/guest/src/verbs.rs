@@ -6,7 +6,7 @@ use isle_cgroup::plan::Current;
 use isle_guest_protocol::records::{self, Change, Process};
 use isle_guest_protocol::{
     Bytes, Clock, End, Ended, Failure, FailureKind, Network, OutOfMemory, PathStat, Prepare,
-    ReadTree, Reply, Request, Root, Stats, Stdio as WireStdio, Stream, TaskState, Tree, WORKLOAD,
+    ReadTree, Reply, Request, Stats, Stdio as WireStdio, Stream, TaskState, Tree, WORKLOAD,
     Welcome, WindowSize, WriteTree,
 };
 use isle_types::Signal;
@@ -57,15 +57,20 @@ impl Connection {
         Ok(self.begin(WORKLOAD, stdio, &Request::Start(Box::new(request)))?)
     }
 
-    /// Mounts the root file system ahead of time, in a guest that is to become a template: copies of it whose
-    /// [`Prepare::root`] is the same have it, and spend no time on it. The image must be the same file for all of them, and
-    /// the writable disk of each copy must hold, byte for byte, what the template's holds when it is saved; so this is for
-    /// disks that were never written to.
+    /// Makes the guest nobody's again after a rehearsal: an instance whose processes have all ended, and were reaped.
+    ///
+    /// With `kept` its root file system stays mounted, for copies whose [`Prepare::root`] is the same: the image must be the
+    /// same file for all of them, and the writable disk of each must hold, byte for byte, what this guest's holds when it is
+    /// saved. Those files of it are in memory then, as far as they are there and there is room for them.
     ///
     /// # Errors
-    /// [`Error::Refused`] when a disk cannot be mounted.
-    pub fn mount(&mut self, root: &Root) -> Result<(), Error> {
-        self.order(&Request::Mount(Box::new(root.clone())))
+    /// [`Error::Refused`] when a process runs, or the rehearsal was never prepared.
+    pub fn reset(&mut self, kept: Option<&[String]>) -> Result<(), Error> {
+        let read = kept.unwrap_or_default().iter();
+        self.order(&Request::Reset {
+            keeps_root: kept.is_some(),
+            read: read.map(|path| path.as_bytes().to_vec().into()).collect(),
+        })
     }
 
     /// Makes the guest this instance's without starting anything in it: to look at the files of an instance that

@@ -70,12 +70,16 @@ fn pooled(template: &Template, folder: &Path, count: u32) {
     let run = folder.join("run");
     fs::create_dir_all(&run).unwrap();
     let mut exercise = |agent: &UnixStream| Ok(ask(agent)?);
+    let mut disks = || Ok(Vec::new());
     for is_exercised in [false, true] {
         let (mut claimed, mut answered) = (Vec::new(), Vec::new());
         for _ in 0..count {
             pool.set(template, 1).unwrap();
             let exercise: Option<pool::Exercise<'_>> = match is_exercised {
-                true => Some(&mut exercise),
+                true => Some(pool::Exercise {
+                    disks: &mut disks,
+                    run: &mut exercise,
+                }),
                 false => None,
             };
             pool.fill(template, PATIENCE, exercise).unwrap();

@@ -31,6 +31,16 @@ pub(crate) enum Role {
     /// Its memory is a private copy of the template's, page by page as they are written; its state
     /// is loaded by the monitor.
     Clone,
+    /// Its memory is a copy of a template's in a file of its own, which is to become another template's; its state is
+    /// loaded by the monitor.
+    Heir,
+}
+
+impl Role {
+    /// Whether it goes on where a template was saved.
+    pub(crate) fn is_loaded(self) -> bool {
+        matches!(self, Role::Clone | Role::Heir)
+    }
 }
 
 /// What is connected to the machine, as numbers of descriptors that QEMU inherits.
@@ -90,7 +100,7 @@ pub(crate) fn arguments(machine: &Machine, role: Role, wiring: &Wiring) -> Vec<S
     if wiring.is_paused {
         to.flag("-S");
     }
-    if role == Role::Clone {
+    if role.is_loaded() {
         to.add("-incoming", "defer");
     }
     to.0
@@ -110,7 +120,7 @@ fn the_machine(to: &mut Arguments, machine: &Machine, role: Role) {
     to.add("-m", format!("size={}M", bytes >> 20));
     let object = match role {
         Role::Cold => format!("memory-backend-ram,id=memory,size={bytes}"),
-        Role::Maker => {
+        Role::Maker | Role::Heir => {
             format!("memory-backend-file,id=memory,size={bytes},mem-path={MEMORY},share=on")
         }
         Role::Clone => {
@@ -121,7 +131,7 @@ fn the_machine(to: &mut Arguments, machine: &Machine, role: Role) {
 }
 
 fn boot(to: &mut Arguments, machine: &Machine, role: Role) {
-    if role == Role::Clone {
+    if role.is_loaded() {
         return;
     }
     to.add("-kernel", KERNEL);

@@ -74,6 +74,7 @@ pub(crate) fn digest_of(file: &File) -> io::Result<String> {
 /// Copies what a file holds into an empty one, but for pages that are all zero: they become holes.
 pub(crate) fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
     const PAGE: usize = 4096;
+    static ZEROES: [u8; PAGE] = [0; PAGE];
     let size = from.metadata()?.size();
     let mut buffer = vec![0; 1 << 20];
     let mut place = 0;
@@ -92,7 +93,7 @@ pub(crate) fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
             let mut run = 0..0;
             for (index, page) in read.chunks(PAGE).enumerate() {
                 let offset = index * PAGE;
-                if page.iter().any(|byte| *byte != 0) {
+                if ZEROES.get(..page.len()) != Some(page) {
                     if run.end != offset {
                         to.write_all_at(
                             read.get(run.clone()).unwrap_or(&[]),

@@ -64,6 +64,6 @@ pub use pool::{Pool, PoolError, PoolSummary};
 pub use process::{Ended, ProcessError};
 pub use program::{Program, ProgramError, Version};
 pub use start::{Launch, StartError, Starting};
-pub use template::{Key, Making, Progress, Store, Summary, Template, TemplateError};
+pub use template::{Heir, Key, Making, Progress, Store, Subject, Summary, Template, TemplateError};
 pub use throttle::Throttle;
 pub use vm::{Memory, Vm, VmError, host_memory};

@@ -40,7 +40,9 @@ impl Architecture {
     pub const fn default_cpu_model(self, accelerator: Accelerator) -> &'static str {
         match (self, accelerator) {
             (Architecture::X86_64, Accelerator::Kvm) => "host,vmx=off,svm=off",
-            (Architecture::X86_64, Accelerator::Tcg) => "max,svm=off",
+            // The emulator moves what `rep movsb` moves byte by byte, and translates a block of code once more for
+            // each of two places in it where supervisor mode may look at the user's memory.
+            (Architecture::X86_64, Accelerator::Tcg) => "max,svm=off,erms=off,fsrm=off,smap=off",
             (Architecture::Aarch64, Accelerator::Kvm) => "host",
             (Architecture::Aarch64, Accelerator::Tcg) => "max",
         }

@@ -85,9 +85,16 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> PoolError {
     move |source| PoolError::Io { what, source }
 }
 
-/// What a copy does on its first port before it waits: code that has run once is translated, when it is
-/// software that executes the guest.
-pub type Exercise<'a> =
+/// What a copy does before it waits: code that has run once is translated, when it is software that executes the guest.
+pub struct Exercise<'a> {
+    /// Disks for it, as [`Launch::disks`]; who claims the copy gives it others.
+    pub disks: &'a mut dyn FnMut() -> io::Result<Vec<OwnedFd>>,
+    /// Speaks with its first port.
+    pub run: Talk<'a>,
+}
+
+/// What is said on a port, until it is said.
+pub type Talk<'a> =
     &'a mut dyn FnMut(&UnixStream) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// `machine.json`
@@ -474,13 +481,16 @@ fn start_in(
     cgroup: Option<&Cgroup>,
     template: &Template,
     patience: Duration,
-    exercise: Option<&mut Exercise<'_>>,
+    mut exercise: Option<&mut Exercise<'_>>,
 ) -> Result<(), PoolError> {
     let launch = Launch {
         run_directory: new,
         identity: Identity::of(&format!("pool {}", new.display())),
         cgroup,
-        disks: Vec::new(),
+        disks: match &mut exercise {
+            Some(exercise) => (exercise.disks)().map_err(failed("make disks for an exercise"))?,
+            None => Vec::new(),
+        },
         taps: Vec::new(),
         patience,
     };
@@ -497,12 +507,12 @@ fn start_in(
     let agent = starting.take_agent();
     let mut vm = starting.finish()?;
     let exercised = match (exercise, &agent) {
-        (Some(exercise), Some(agent)) => {
-            exercise(agent).map_err(PoolError::Exercise).and_then(|()| {
+        (Some(exercise), Some(agent)) => (exercise.run)(agent)
+            .map_err(PoolError::Exercise)
+            .and_then(|()| {
                 vm.pause()
                     .map_err(|error| PoolError::Exercise(error.into()))
-            })
-        }
+            }),
         _ => Ok(()),
     };
     // Its connections end here, and it waits for its next client.

@@ -238,7 +238,7 @@ impl Starting {
         let state = origin.state.map(|state| passed.add(state));
         let arguments = arguments::arguments(machine, origin.role, &wiring);
         let mut files = Vec::new();
-        if origin.role != Role::Clone {
+        if !origin.role.is_loaded() {
             files.push((machine.boot.kernel.as_path(), KERNEL));
             files.extend(origin.initramfs.map(|path| (path, INITRAMFS)));
         }
@@ -253,7 +253,7 @@ impl Starting {
             files,
             needs_kvm: machine.accelerator == Accelerator::Kvm,
             has_memory_file: origin.memory.is_some(),
-            dies_with_parent: origin.role == Role::Maker,
+            dies_with_parent: matches!(origin.role, Role::Maker | Role::Heir),
             vcpus: machine.vcpus,
         })?;
         Ok(Starting {

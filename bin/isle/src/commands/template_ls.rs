@@ -17,6 +17,7 @@ pub const EXAMPLES: &str = "  isle template ls
 
 const COLUMNS: &[Column] = &[
     column("Name", "NAME"),
+    column("Image", "IMAGE"),
     column("Memory", "MEMORY"),
     column("CPUs", "CPUS"),
     column("Accelerator", "ACCELERATOR"),
@@ -40,6 +41,7 @@ fn row(template: &Template, now: Timestamp) -> Row {
     let memory = machine.map(|machine| human::binary_size(machine.memory_bytes));
     Row::new([
         ("Name", json!(template.name)),
+        ("Image", json!(image(template))),
         ("Memory", json!(memory.unwrap_or_default())),
         ("CPUs", json!(machine.map_or_else(String::new, |machine| machine.vcpus.to_string()))),
         ("Accelerator", json!(machine.map_or("", |machine| machine.accelerator.name()))),
@@ -48,4 +50,11 @@ fn row(template: &Template, now: Timestamp) -> Row {
         ("UsedSince", json!(ago(template.used))),
         ("Size", json!(human::size(template.bytes, 3))),
     ])
+}
+
+/// The short id of the image that an instance was rehearsed with; nothing for the template of a machine of any image.
+fn image(template: &Template) -> String {
+    let subject = template.subject.as_deref().unwrap_or_default();
+    let id = subject.split(' ').next().unwrap_or_default();
+    id.rsplit(':').next().unwrap_or_default().chars().take(12).collect()
 }

@@ -131,6 +131,8 @@ pub enum Preparation {
     BlockImage,
     /// A virtual machine is booted, to be cloned from now on.
     Template,
+    /// What an instance of the image does before its program is done once in a virtual machine, to be cloned from now on.
+    Rehearsal,
 }
 
 /// An operation that a level cannot do.

@@ -29,6 +29,15 @@ impl fmt::Display for Key {
     }
 }
 
+/// What has happened in a machine beyond its boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Subject {
+    /// What it is about, for who lists templates. A new template of the same machine and name replaces older ones.
+    pub name: String,
+    /// Whatever else a copy depends on: contents of disks.
+    pub content: String,
+}
+
 /// The order of the fields is part of the format.
 #[derive(Serialize)]
 struct Family<'a> {
@@ -61,6 +70,14 @@ impl Key {
             text: text.to_owned(),
             family,
         }
+    }
+
+    /// That of a copy of a template that was kept when something more had happened in it.
+    pub(super) fn of_heir(base: &Key, subject: &Subject) -> io::Result<Key> {
+        Ok(Key {
+            text: short(&("heir", &base.text, subject))?,
+            family: short(&("heir", &base.family, &subject.name))?,
+        })
     }
 
     /// Reads the kernel and the archives, unless `cache` knows their digests.

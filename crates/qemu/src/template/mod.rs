@@ -5,6 +5,9 @@
 //! folder of another name and renamed, so that it is there as a whole or not at all; nothing is synced to
 //! the disk, since after a boot the digests are compared before it is used, and a damaged one is made
 //! again.
+//!
+//! An heir is a copy that was kept when more had happened in it ([`Store::ensure_heir`]): its disks were mounted, and
+//! what copies will do was done once. Its folder also has what its writable disk held then (`disk`).
 
 mod key;
 mod make;
@@ -18,8 +21,8 @@ use crate::machine::Machine;
 use crate::program::Program;
 use crate::start::StartError;
 
-pub use key::Key;
-pub use make::{Making, Progress, join_archives};
+pub use key::{Key, Subject};
+pub use make::{Heir, Making, Progress, join_archives};
 pub use store::{Store, Summary};
 
 /// A machine that was booted, as files. Its memory can be read only through it.
@@ -30,6 +33,7 @@ pub struct Template {
     machine: Machine,
     memory: File,
     state: File,
+    disk: Option<File>,
 }
 
 /// Why there is no template.
@@ -88,6 +92,13 @@ impl Template {
     /// Its memory, opened for reading only.
     pub(crate) fn memory(&self) -> BorrowedFd<'_> {
         self.memory.as_fd()
+    }
+
+    /// What its writable disk held when it was saved, see [`Store::ensure_heir`]: that of each copy has to begin with the
+    /// same. Opened for reading only.
+    #[must_use]
+    pub fn disk(&self) -> Option<&File> {
+        self.disk.as_ref()
     }
 
     /// Its state, opened once more.

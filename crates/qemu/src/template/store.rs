@@ -34,11 +34,17 @@ pub(super) struct Record {
     pub state_digest: String,
     /// Seconds since 1970.
     pub created: u64,
+    /// What an heir is about.
+    #[serde(default)]
+    pub subject: Option<String>,
+    #[serde(default)]
+    pub disk_digest: Option<String>,
 }
 
 pub(super) const FORMAT: u32 = 1;
 pub(super) const MEMORY: &str = "memory";
 pub(super) const STATE: &str = "state";
+pub(super) const DISK: &str = "disk";
 pub(super) const RECORD: &str = "template.json";
 
 /// A template in a list.
@@ -46,6 +52,8 @@ pub(super) const RECORD: &str = "template.json";
 pub struct Summary {
     /// The name of its folder.
     pub name: String,
+    /// What has happened in it beyond its boot, see [`Subject::name`](super::Subject).
+    pub subject: Option<String>,
     /// The machine; `None`: nothing can be read of it.
     pub machine: Option<Machine>,
     /// The version of its QEMU.
@@ -79,21 +87,20 @@ impl Store {
         if record.format != FORMAT {
             return Err(damaged("another format"));
         }
-        let memory = File::open(folder.join(MEMORY))?;
-        let state = File::open(folder.join(STATE))?;
-        if memory.metadata()?.size() != record.machine.memory_bytes {
+        let files = Files::open(folder)?;
+        if files.memory.metadata()?.size() != record.machine.memory_bytes {
             return Err(damaged("another size of memory"));
         }
-        let identity = identity(&memory, &state)?;
+        let identity = files.identity()?;
         let mark = self.checked.join(key.to_string());
         if fs::read_to_string(&mark).ok().as_deref() != Some(&identity) {
-            for (file, digest) in [
-                (&memory, &record.memory_digest),
-                (&state, &record.state_digest),
-            ] {
-                if file_identity::digest_of(file)? != *digest {
-                    return Err(damaged("another digest"));
-                }
+            let digests = Digests {
+                memory: record.memory_digest,
+                state: record.state_digest,
+                disk: record.disk_digest,
+            };
+            if files.digests()? != digests {
+                return Err(damaged("another digest"));
             }
             file_identity::replace(&mark, identity.as_bytes());
         }
@@ -116,17 +123,16 @@ impl Store {
             key: key.clone(),
             program: record.program,
             machine: record.machine,
-            memory,
-            state,
+            memory: files.memory,
+            state: files.state,
+            disk: files.disk,
         })
     }
 
     /// Says that what was just written holds what its digests say.
     pub(super) fn mark(&self, key: &Key) -> io::Result<()> {
         let folder = self.directory.join(key.to_string());
-        let memory = File::open(folder.join(MEMORY))?;
-        let state = File::open(folder.join(STATE))?;
-        let identity = identity(&memory, &state)?;
+        let identity = Files::open(&folder)?.identity()?;
         file_identity::replace(&self.checked.join(key.to_string()), identity.as_bytes());
         Ok(())
     }
@@ -235,17 +241,62 @@ fn is_name(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-fn identity(memory: &File, state: &File) -> io::Result<String> {
-    let memory = file_identity::identity(&memory.metadata()?);
-    let state = file_identity::identity(&state.metadata()?);
-    Ok(format!("{memory} {state}"))
+/// The files of a template, opened for reading.
+pub(super) struct Files {
+    memory: File,
+    state: File,
+    disk: Option<File>,
+}
+
+/// What they hold.
+#[derive(PartialEq, Eq)]
+pub(super) struct Digests {
+    pub memory: String,
+    pub state: String,
+    pub disk: Option<String>,
+}
+
+impl Files {
+    pub(super) fn open(folder: &Path) -> io::Result<Files> {
+        let disk = match File::open(folder.join(DISK)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            disk => Some(disk?),
+        };
+        Ok(Files {
+            memory: File::open(folder.join(MEMORY))?,
+            state: File::open(folder.join(STATE))?,
+            disk,
+        })
+    }
+
+    pub(super) fn digests(&self) -> io::Result<Digests> {
+        Ok(Digests {
+            memory: file_identity::digest_of(&self.memory)?,
+            state: file_identity::digest_of(&self.state)?,
+            disk: self
+                .disk
+                .as_ref()
+                .map(file_identity::digest_of)
+                .transpose()?,
+        })
+    }
+
+    /// Which files they are.
+    fn identity(&self) -> io::Result<String> {
+        let mut text = String::new();
+        for file in [&self.memory, &self.state].into_iter().chain(&self.disk) {
+            text += &file_identity::identity(&file.metadata()?);
+            text.push(' ');
+        }
+        Ok(text)
+    }
 }
 
 fn summary(folder: &Path, name: String) -> Summary {
     let record = fs::read(folder.join(RECORD)).unwrap_or_default();
     let record: Option<Record> = serde_json::from_slice(&record).ok();
     let about = |name: &str| fs::metadata(folder.join(name)).ok();
-    let bytes = [MEMORY, STATE, RECORD]
+    let bytes = [MEMORY, STATE, DISK, RECORD]
         .iter()
         .filter_map(|name| Some(about(name)?.blocks() * 512))
         .sum();
@@ -258,6 +309,7 @@ fn summary(folder: &Path, name: String) -> Summary {
         qemu: record
             .as_ref()
             .map(|record| record.program.version.to_string()),
+        subject: record.as_ref().and_then(|record| record.subject.clone()),
         machine: record.map(|record| record.machine),
         bytes,
         created: created.unwrap_or(SystemTime::UNIX_EPOCH),

@@ -2,14 +2,16 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use isle_qemu::*;
 
-use crate::guest::{PATIENCE, Running, World};
-use crate::{digest, wait_until};
+use crate::guest::{Guest, PATIENCE, Running, World};
+use crate::{digest, disk, opened, wait_until};
 
 #[test]
 fn memory_that_a_guest_gives_back_is_the_hosts_again_and_the_template_stays_as_it_was() {
@@ -225,4 +227,70 @@ fn a_guest_that_gets_not_ready_leaves_no_template_and_says_why() {
     };
     assert!(console.contains("Unable to mount root"), "{console}");
     assert_eq!(fs::read_dir(world.path("templates")).unwrap().count(), 0);
+}
+
+#[test]
+fn an_heir_goes_on_where_its_base_has_come_to_and_brings_its_disk() {
+    let Some(world) = World::new() else { return };
+    let base = world.template(64);
+    let store = Store {
+        directory: world.path("heirs"),
+        checked: world.path("heirs-checked"),
+    };
+    let subject = |content: &str| Subject {
+        name: "an image".to_owned(),
+        content: content.to_owned(),
+    };
+    let made = AtomicUsize::new(0);
+    let ensure = |content: &str| {
+        let mut disks = |path: &Path| {
+            let image = disk(&world, "image", 1, "image");
+            let file = File::create_new(path)?;
+            file.set_len(1 << 20)?;
+            file.write_all_at(b"of the heir", 0)?;
+            Ok(vec![opened(&image, false), opened(path, true)])
+        };
+        let mut ready = |agent: &UnixStream, _| {
+            made.fetch_add(1, Ordering::Relaxed);
+            match Guest::new(agent.try_clone()?).try_ask("fill 8")?.as_str() {
+                "filled" => Ok(()),
+                other => Err(other.into()),
+            }
+        };
+        let heir = Heir {
+            subject: subject(content),
+            disks: &mut disks,
+        };
+        let making = Making {
+            cgroup: None,
+            patience: PATIENCE,
+        };
+        store.ensure_heir(&base, heir, &making, &mut ready).unwrap()
+    };
+    assert!(store.heir(&base, &subject("1")).is_none());
+    let heir = ensure("1");
+    assert_eq!(ensure("1").key(), heir.key());
+    assert_eq!(made.load(Ordering::Relaxed), 1);
+    assert_eq!(
+        store.list().unwrap()[0].subject.as_deref(),
+        Some("an image")
+    );
+    let mut start = [0; 11];
+    heir.disk().unwrap().read_exact_at(&mut start, 0).unwrap();
+    assert_eq!(&start, b"of the heir");
+    assert!(base.disk().is_none());
+    // Two copies at a time have what was done in it.
+    let image = disk(&world, "image", 1, "image");
+    let own = |name: &str| opened(&disk(&world, name, 1, "of the heir"), true);
+    for name in ["one", "two"] {
+        let disks = vec![opened(&image, false), own(name)];
+        let mut copy = world.clone_of(&heir, &format!("copy-{name}"), disks);
+        assert_eq!(copy.guest.ask("check"), "0 wrong");
+    }
+    // Its base is as it was, and another content is another heir, which replaces it.
+    let mut copy = world.clone_of(&base, "copy", Vec::new());
+    assert_eq!(copy.guest.ask("fill 8"), "filled");
+    ensure("2");
+    assert!(store.heir(&base, &subject("1")).is_none());
+    assert_eq!(store.list().unwrap().len(), 1);
 }

@@ -19,6 +19,7 @@ use isle_types::Accelerator;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::record::Record;
+use super::rehearsal::First;
 use super::{pool, size};
 use crate::backend::host::HostUsage;
 use crate::backend::{Preparation, StartError, chain, failed};
@@ -40,6 +41,8 @@ pub(super) const PORT: &str = "isle";
 /// What a machine of an instance is started from.
 pub(crate) struct Ground {
     base: Base,
+    /// That of the image, for an instance that starts for the first time.
+    heir: Option<Template>,
     pool: Pool,
     /// The image's root.
     image: PathBuf,
@@ -52,6 +55,8 @@ pub(crate) struct Ground {
 pub(crate) struct Base {
     pub(crate) template: Template,
     pub(super) accelerator: Accelerator,
+    /// The template was just made.
+    is_new: bool,
     /// The kernel stays while this lives.
     kernel: Arc<Hold>,
     kernel_name: String,
@@ -130,6 +135,7 @@ impl Base {
         Ok(Base {
             template,
             accelerator,
+            is_new: is_told,
             kernel: Arc::new(hold),
             kernel_name: kernel.description.name,
         })
@@ -137,14 +143,12 @@ impl Base {
 }
 
 impl Ground {
-    /// Finds everything, and makes what is not there.
-    ///
-    /// # Errors
-    /// [`StartError`], with the remedy.
-    pub(crate) fn prepare(
+    /// Finds everything, and makes what is not there; the image's template only for who has time to wait for it.
+    fn prepare(
         instance: &Instance,
         paths: &Paths,
         images: &isle_image::Store,
+        has_time: bool,
         progress: &mut (dyn FnMut(Preparation) + Send),
     ) -> Result<Ground, StartError> {
         let image = images
@@ -162,25 +166,43 @@ impl Ground {
             paths,
             progress,
         )?;
+        let first = First {
+            instance,
+            paths,
+            images,
+            image: &image,
+        };
+        let pool = pool::pools(paths);
+        // Those who keep machines waiting want to have them.
+        let has_pool = pool.size(&base.template.key().to_string()) > 0;
+        let heir = match first.is_first() && !has_pool {
+            false => None,
+            // Whoever waits for the first machine of all waits long enough.
+            true if has_time && !base.is_new => {
+                first.ensure(&base.template, || progress(Preparation::Rehearsal))
+            }
+            true => first.find(&base.template),
+        };
         Ok(Ground {
             base,
-            pool: pool::pools(paths),
+            heir,
+            pool,
             image: image.path,
             is_elastic: instance.config.resources.memory.is_none(),
             identity: Identity::of_instance(&instance.id),
         })
     }
 
-    /// The same in a supervisor, which shows no progress.
+    /// What was made ready, in a supervisor, which shows no progress.
     ///
     /// # Errors
-    /// As [`Ground::prepare`].
+    /// [`StartError`], with the remedy.
     pub(crate) fn find(instance: &Instance, paths: &Paths) -> Result<Ground, StartError> {
         let database = isle_database::Database::open(&paths.database(), &[isle_image::SCHEMA])
             .map_err(failed("cannot open the state file"))?;
         let images = isle_image::Store::open(&paths.root, database)
             .map_err(failed("cannot open the image store"))?;
-        Ground::prepare(instance, paths, &images, &mut |_| {})
+        Ground::prepare(instance, paths, &images, false, &mut |_| {})
     }
 
     /// What is to be known of a machine that was started from here.
@@ -203,6 +225,11 @@ impl Ground {
 
     pub(super) fn memory_bytes(&self) -> u64 {
         self.base.template.machine().memory_bytes
+    }
+
+    /// What the disk of an instance that starts for the first time has to hold; `None`: as it is formatted.
+    pub(super) fn first_disk(&self) -> Option<&fs::File> {
+        self.heir.as_ref()?.disk()
     }
 
     /// The name of the pool for machines of its size, when there is to be one: a start may have taken one.
@@ -235,7 +262,7 @@ impl Ground {
         if let Some(starting) = self.pool.claim(&self.base.template, &launch) {
             return Ok(starting);
         }
-        Starting::clone_of(&self.base.template, launch)
+        Starting::clone_of(self.heir.as_ref().unwrap_or(&self.base.template), launch)
             .map_err(failed("cannot start the virtual machine"))
     }
 }
@@ -243,14 +270,14 @@ impl Ground {
 /// Makes everything that a start needs and that takes long, for who can show progress.
 ///
 /// # Errors
-/// As [`Ground::prepare`].
+/// [`StartError`], with the remedy.
 pub(crate) fn make_ready(
     instance: &Instance,
     paths: &Paths,
     images: &isle_image::Store,
     progress: &mut (dyn FnMut(Preparation) + Send),
 ) -> Result<(), StartError> {
-    Ground::prepare(instance, paths, images, progress).map(drop)
+    Ground::prepare(instance, paths, images, true, progress).map(drop)
 }
 
 /// Passes on that a block image is made, once.
@@ -370,7 +397,11 @@ pub(super) fn is_ready(
     let mut guest = Connection::open(port.try_clone()?.into())?;
     guest.set_patience(deadline.saturating_duration_since(Instant::now()));
     guest.welcome()?;
-    // Everything that it wanted to say has been said.
+    is_silent(port)
+}
+
+/// Waits a moment: everything that the agent wanted to say has been said.
+pub(super) fn is_silent(port: &UnixStream) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut fds = [PollFd::from_borrowed_fd(port.as_fd(), PollFlags::IN)];
     let short = rustix::event::Timespec {
         tv_sec: 0,

@@ -13,6 +13,7 @@
 //! | `request` | what the guest is asked for; pure |
 //! | `elastic` | how much of its memory a guest is left |
 //! | `ground` | what the machine is started from: kernel, template, block image |
+//! | `rehearsal` | an instance that runs before there is one: templates of images |
 //! | `disk` | the writable layer |
 //! | `start` | how a machine comes to run |
 //! | `running` | a machine that runs: what is asked of it |
@@ -36,6 +37,7 @@ pub(crate) mod pool;
 mod ps;
 mod record;
 mod refusals;
+pub(crate) mod rehearsal;
 mod request;
 mod running;
 mod shares;

@@ -1,13 +1,16 @@
-//! Machines that wait for instances: loaded, stopped, their agent has answered once.
+//! Machines that wait for instances: loaded and stopped after a rehearsal ([`rehearsal`]), so that what a
+//! start does was done before.
 //!
 //! There are none until somebody asks for a number of them. Nothing runs to look after them: the supervisor that
 //! takes one has it replaced by a process of its own ([`crate::launch::fill_pool`]), which ends when that is done.
 
 use std::time::Instant;
 
+use isle_qemu::pool::Exercise;
 use isle_qemu::{Pool, Store};
 
-use super::ground::{self, PATIENCE};
+use super::ground::PATIENCE;
+use super::rehearsal;
 use crate::Paths;
 use crate::backend::oci::spec;
 use crate::backend::{StartError, failed};
@@ -41,9 +44,11 @@ pub(crate) fn fill(paths: &Paths, template: &str) -> Result<u32, StartError> {
     let Some(template) = templates.open_by_name(template) else {
         return Ok(0);
     };
-    let mut exercise =
-        |port: &std::os::unix::net::UnixStream| ground::is_ready(port, Instant::now() + PATIENCE);
+    let exercise = Exercise {
+        disks: &mut || rehearsal::disks(paths),
+        run: &mut |port| rehearsal::rehearse(port, Instant::now() + PATIENCE, true, None),
+    };
     pools
-        .fill(&template, PATIENCE, Some(&mut exercise))
+        .fill(&template, PATIENCE, Some(exercise))
         .map_err(failed("cannot fill the pool"))
 }

@@ -2,19 +2,19 @@
 
 use std::path::PathBuf;
 
-use isle_guest::UserRequest;
+use isle_guest::{Disk, Root, UserRequest, Writable};
 use isle_types::ByteSize;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
 
 use crate::ExecRequest;
 use crate::backend::oci::{limits, spec};
-use crate::config::{MountSource, Resources};
+use crate::config::{InstanceConfig, MountSource, Resources};
 use crate::state::Instance;
 
 /// Where the agent keeps the files that it was handed.
 const FILES: &str = "/run/isle/files";
 /// Where the agent has the program of `--init`.
-const INIT: &str = "/run/isle/init";
+pub(super) const INIT: &str = "/run/isle/init";
 /// What QEMU may take beside the guest's memory before the host's limit ends it.
 const OVERHEAD_BYTES: u64 = 256 << 20;
 /// Below it the agent mounts the folders of the host.
@@ -85,6 +85,33 @@ pub(super) fn host_limits(
         ..resources.clone()
     };
     limits::with_devices(limits::resources(&of_host, false, None), resources)
+}
+
+/// The root file system: the image's disk below, the instance's own above.
+pub(super) fn root(config: &InstanceConfig) -> Root {
+    Root {
+        is_volatile: config.auto_remove,
+        image: Disk {
+            device: "vda".to_owned(),
+            filesystem: "erofs".to_owned(),
+            options: String::new(),
+        },
+        writable: Writable::Disk(Disk {
+            device: "vdb".to_owned(),
+            filesystem: "ext4".to_owned(),
+            options: "discard".to_owned(),
+        }),
+    }
+}
+
+/// Entropy for a guest.
+///
+/// # Errors
+/// When the kernel has none.
+pub(super) fn seed() -> std::io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+    Ok(seed)
 }
 
 /// Who the instance's own process runs as.

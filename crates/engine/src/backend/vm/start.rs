@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use isle_cgroup::Cgroup;
-use isle_guest::{Connection, Disk, File, Prepare, RemoteProcess, Root, Workload, Writable};
+use isle_guest::{Connection, File, Prepare, RemoteProcess, Workload};
 use isle_network::Link;
 use isle_share::Server;
 
@@ -148,7 +148,7 @@ impl Vm {
         cgroup: &Cgroup,
         taps: Vec<OwnedFd>,
     ) -> Result<Begun, StartError> {
-        let disk = disk::open(&self.paths, &self.instance)?;
+        let disk = disk::open(&self.paths, &self.instance, ground.first_disk())?;
         let directory = self.paths.instance_run(&self.instance.id);
         let mut starting = ground.start(&directory, Some(cgroup), disk, taps)?;
         throttle::of(&self.instance.config.resources, &self.paths)
@@ -225,29 +225,14 @@ impl Vm {
                 content: files::machine_id(&instance.id).into_bytes().into(),
             });
         }
-        let mut seed = [0; 32];
-        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
-            .map_err(|errno| failed("cannot get random bytes")(std::io::Error::from(errno)))?;
         Ok(Prepare {
-            seed,
+            seed: request::seed().map_err(failed("cannot get random bytes"))?,
             clock: words::now(),
             hostname,
             networks: Vec::new(),
             files: handed,
             shares: shares::announcement(instance),
-            root: Root {
-                is_volatile: instance.config.auto_remove,
-                image: Disk {
-                    device: "vda".to_owned(),
-                    filesystem: "erofs".to_owned(),
-                    options: String::new(),
-                },
-                writable: Writable::Disk(Disk {
-                    device: "vdb".to_owned(),
-                    filesystem: "ext4".to_owned(),
-                    options: "discard".to_owned(),
-                }),
-            },
+            root: request::root(&instance.config),
         })
     }
 }
