@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use isle_guest::{Connection, Further, Workload};
-use support::machine::{counter_khz, fill_root, initramfs, parts, prepare, run};
+use support::machine::{counter_khz, fill_root, initramfs, parts, run};
 use support::{is_readable, process, seccomp, spec, streams, until, user};
 
 /// With `REHEARSED` the template has run an instance, and the disks of its copies are copies of its disk.
@@ -84,6 +84,10 @@ fn qemu(folder: &Path, name: &str, is_shared: bool) -> Command {
             "-device",
             "virtserialport,bus=vs0.0,chardev=ag,name=isle,nr=1",
         ]);
+    for card in 0..number_from("CARDS") {
+        command.args(["-netdev", &format!("hubport,id=n{card},hubid={card}")]);
+        command.args(["-device", &format!("virtio-net-device,netdev=n{card}")]);
+    }
     for (id, file, more) in [
         ("root", "image", "read-only=on,"),
         ("upper", name, "discard=unmap,"),
@@ -111,6 +115,30 @@ fn qemu(folder: &Path, name: &str, is_shared: bool) -> Command {
         ]);
     }
     command
+}
+
+/// A number in the environment: `CARDS` that the machine has, `NETWORKS` that the instance is on.
+fn number_from(variable: &str) -> u8 {
+    std::env::var(variable).map_or(0, |text| text.parse().unwrap())
+}
+
+/// What makes the guest the instance's.
+fn prepare() -> isle_guest::Prepare {
+    let network = |card: u8| isle_guest::Network {
+        card,
+        interface: format!("eth{card}"),
+        mac: [2, 0, 0, 0, 0, card],
+        mtu: None,
+        addresses: vec![isle_guest::NetworkAddress {
+            address: [10, card, 0, 2].into(),
+            prefix: 24,
+        }],
+        routes: Vec::new(),
+    };
+    isle_guest::Prepare {
+        networks: (0..number_from("NETWORKS")).map(network).collect(),
+        ..support::machine::prepare()
+    }
 }
 
 fn connect(path: &Path) -> UnixStream {
