@@ -19,6 +19,7 @@ isle_tests::stories! {
     the_tuned_kernel_is_what_its_configuration_says [Need::Isle, Need::GuestKernel],
     a_kernel_that_machines_run_on_stays [Need::Isle, Need::GuestKernel],
     a_machine_does_not_boot_from_a_damaged_kernel [Need::Isle, Need::GuestKernel],
+    what_a_machine_boots_from_is_made_again_when_it_is_damaged [Need::Isle, Need::GuestKernel],
 }
 
 /// Modules of a kernel that a guest could boot, and what each depends on.
@@ -348,4 +349,65 @@ fn a_machine_does_not_boot_from_a_damaged_kernel(world: &World) {
     world
         .isle(["run", "--rm", "--isolation", "vm", &image, "true"])
         .succeeds();
+}
+
+/// Files below a folder whose names begin so.
+fn files_named(folder: &std::path::Path, beginning: &str) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match entry.file_type().unwrap().is_dir() {
+            true => found.extend(files_named(&entry.path(), beginning)),
+            false if name.starts_with(beginning) => found.push(entry.path()),
+            false => {}
+        }
+    }
+    found
+}
+
+fn what_a_machine_boots_from_is_made_again_when_it_is_damaged(world: &World) {
+    type Damage = fn(&std::path::Path);
+    own_kernel(world);
+    let image = world.busybox();
+    let run = || {
+        world
+            .isle([
+                "run",
+                "--rm",
+                "--isolation",
+                "vm",
+                "-m",
+                "64m",
+                &image,
+                "echo",
+                "whole",
+            ])
+            .succeeds()
+    };
+    assert_eq!(run(), "whole");
+    let templates = world.root().join("templates");
+    let damages: [(&str, Damage); 2] = [
+        ("cut", |path| {
+            let length = fs::metadata(path).unwrap().len();
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.set_len(length / 2).unwrap();
+        }),
+        ("gone", |path| fs::remove_file(path).unwrap()),
+    ];
+    for (what, damage) in damages {
+        for (folder, file) in [
+            (&templates, "memory"),
+            (&templates, "state"),
+            (&kernels(world), "initramfs"),
+        ] {
+            let found = files_named(folder, file);
+            assert!(!found.is_empty(), "{file} in {}", folder.display());
+            found.iter().for_each(|path| damage(path));
+            // Without its template it has to be booted again.
+            if file == "initramfs" {
+                let _ = fs::remove_dir_all(&templates);
+            }
+            assert_eq!(run(), "whole", "{file} {what}");
+        }
+    }
 }

@@ -13,7 +13,8 @@ isle_tests::stories! {
     resource_limits_are_as_asked [Need::Isle],
     shared_memory_has_the_size_asked_for,
     a_tmpfs_that_is_full_is_full_inside_only,
-    a_writable_layer_has_the_size_asked_for [Need::Isle, Need::ProjectQuotas],
+    // Of a virtual machine: machines, `a_full_disk_is_full_inside_only`.
+    a_writable_layer_has_the_size_asked_for [Need::Isle, Need::ProjectQuotas, Need::Only(Level::Container)],
     a_volume_has_the_size_asked_for [Need::Isle, Need::ProjectQuotas],
     a_size_that_cannot_be_enforced_is_refused [Need::Isle, Need::Only(Level::Container)],
     stats_show_what_is_used [Need::CgroupMemory],

@@ -21,6 +21,7 @@ isle_tests::stories! {
     a_guest_that_hangs_can_be_ended [Need::Isle],
     a_full_disk_is_full_inside_only [Need::Isle],
     a_damaged_block_image_is_made_again [Need::Isle],
+    a_full_disk_of_the_host_is_an_error_inside [Need::Isle],
     without_qemu_it_is_said_what_to_install [Need::Isle],
 }
 
@@ -302,6 +303,22 @@ fn a_full_disk_is_full_inside_only(world: &World) {
     outcome.complains("No space left on device");
 }
 
+fn a_full_disk_of_the_host_is_an_error_inside(world: &World) {
+    let image = world.busybox();
+    // Where its disk is there is less room than the disk has: in a mount namespace that ends with it.
+    let folder = world.root().join("instances").display().to_string();
+    let inside = r#"mkdir -p "$0" && mount --make-rprivate / && mount -t tmpfs -o size=16m none "$0" && exec "$@""#;
+    let fill = "dd if=/dev/zero of=/full bs=1M count=64 conv=fsync; echo then $?";
+    let outcome = world
+        .isle(["run", "--name", "n", "--network", "none", &image])
+        .arguments(["sh", "-c", fill])
+        .through(&["unshare", "--mount", "sh", "-c", inside, &folder])
+        .run();
+    assert!(outcome.stdout().contains("then 1"), "{outcome}");
+    outcome.complains("error");
+    world.isle(["rm", "n"]).succeeds();
+}
+
 fn a_damaged_block_image_is_made_again(world: &World) {
     let image = world.busybox();
     let run = || {
@@ -339,6 +356,19 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
 
 fn without_qemu_it_is_said_what_to_install(world: &World) {
     let image = world.busybox();
+    // None, in a mount namespace that ends with the try.
+    let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .chain(["/usr/bin".into()])
+        .map(|folder| folder.join("qemu-system-x86_64"))
+        .find(|path| path.is_file());
+    let qemu = found.expect("there is one").display().to_string();
+    let hidden = r#"mount --make-rprivate / && mount --bind /dev/null "$0" && exec "$@""#;
+    world
+        .isle(["run", "--rm", &image, "true"])
+        .through(&["unshare", "--mount", "sh", "-c", hidden, &qemu])
+        .exits_with(125)
+        .complains("there is no qemu-system-x86_64")
+        .complains("qemu-system-x86");
     // One that says that it is older than what the machines need.
     let name = "qemu-system-x86_64";
     let old = world.file(name, "#!/bin/sh\necho QEMU emulator version 5.2.0\n");

@@ -217,7 +217,8 @@ fn disks(to: &mut Arguments, machine: &Machine, wiring: &Wiring) {
         }
         let shared = match slot {
             DiskSlot::ReadOnly => ",share-rw=on",
-            DiskSlot::Writable => "",
+            // Without it QEMU stops the machine when the host's disk is full, and says so to nobody.
+            DiskSlot::Writable => ",werror=report",
         };
         to.add(
             "-device",
