@@ -40,6 +40,7 @@ pub use invocation::{Invocation, Outcome, Running};
 pub use leaks::namespaces_held;
 pub use level::Level;
 pub use need::Need;
+pub use network::{NEIGHBOUR, ON_WIRE};
 pub use story::{Story, main};
 pub use terminal::Terminal;
 pub use wait::{PATIENCE, wait_for};

@@ -20,7 +20,14 @@ const GRACE: Duration = Duration::from_secs(10);
 pub(crate) struct OwnHost {
     /// Sleeps in the namespaces.
     holder: Child,
+    /// Sleeps in the network of another host, on the same wire.
+    neighbour: Option<Child>,
 }
+
+/// The addresses of the host on the wire to its neighbour, and the neighbour's, of which it has two.
+pub const ON_WIRE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+/// See [`ON_WIRE`].
+pub const NEIGHBOUR: [&str; 3] = ["192.0.2.2", "192.0.2.3", "2001:db8::2"];
 
 impl OwnHost {
     /// A host with a loopback interface. The file takes the place of its `/etc/resolv.conf`.
@@ -38,7 +45,56 @@ impl OwnHost {
         std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line)
             .expect("the host says that it is ready");
         assert_eq!(line, "ready\n", "a host of its own needs iproute2");
-        OwnHost { holder }
+        OwnHost {
+            holder,
+            neighbour: None,
+        }
+    }
+
+    /// Puts another host on a wire to this one.
+    fn add_neighbour(&mut self) {
+        let child = self
+            .command("unshare")
+            .args(["--net", "sleep", "100000"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("util-linux is there");
+        let pid = child.id();
+        self.neighbour = Some(child);
+        let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        crate::wait_for("the neighbour's network", || {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name == "sleep\n" && namespace(pid) != namespace(self.holder.id())
+        });
+        let [v4, v6] = ON_WIRE;
+        let ours = format!(
+            "ip link add wire type veth peer name wire netns {pid} &&
+             ip addr add {v4}/24 dev wire && ip addr add {v6}/64 dev wire nodad && ip link set wire up"
+        );
+        let [first, second, third] = NEIGHBOUR;
+        let theirs = format!(
+            "ip addr add {first}/24 dev wire && ip addr add {second}/24 dev wire &&
+             ip addr add {third}/64 dev wire nodad && ip link set wire up && ip link set lo up"
+        );
+        let mut there = self.at_neighbour("sh");
+        for command in [
+            self.command("sh").args(["-c", &ours]),
+            there.args(["-c", &theirs]),
+        ] {
+            let status = command.status().expect("a shell is there");
+            assert!(status.success(), "iproute2 makes the wire");
+        }
+    }
+
+    fn at_neighbour(&self, program: impl AsRef<OsStr>) -> Command {
+        let neighbour = self.neighbour.as_ref().expect("there is a neighbour");
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/proc/{}/ns/net", neighbour.id()))
+            .arg("--")
+            .arg(program);
+        command
     }
 
     fn namespace(&self, name: &str) -> String {
@@ -76,25 +132,30 @@ impl OwnHost {
 
     /// Runs something in a thread that is in its network: what it opens there stays there.
     pub(crate) fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
-        let path = self.namespace("net");
-        std::thread::scope(|scope| {
-            let inside = scope.spawn(move || {
-                let file = std::fs::File::open(path).expect("the host is there");
-                let kind = Some(LinkNameSpaceType::Network);
-                move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), kind).expect("root");
-                act()
-            });
-            inside
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        enter(self.namespace("net"), act)
     }
+}
+
+fn enter<T: Send>(path: String, act: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(move || {
+            let file = std::fs::File::open(path).expect("the host is there");
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), kind).expect("root");
+            act()
+        });
+        inside
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 impl Drop for OwnHost {
     fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
+        for child in self.neighbour.iter_mut().chain([&mut self.holder]) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -120,6 +181,21 @@ impl crate::World {
         let mut command = host.command(words.next().expect("a program"));
         command.args(words).stdin(Stdio::null());
         Invocation::new(command)
+    }
+
+    /// Runs something in a thread that is on another host, which a wire ([`ON_WIRE`], [`NEIGHBOUR`]) connects to the
+    /// world's own.
+    ///
+    /// # Panics
+    /// Without [`World::use_own_host`](crate::World::use_own_host).
+    pub fn in_neighbour<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let mut host = self.host.borrow_mut();
+        let host = host.as_mut().expect("the world has a host of its own");
+        if host.neighbour.is_none() {
+            host.add_neighbour();
+        }
+        let neighbour = host.neighbour.as_ref().expect("added above");
+        enter(format!("/proc/{}/ns/net", neighbour.id()), act)
     }
 
     /// Runs something in a thread that is on the network of the world's own host.

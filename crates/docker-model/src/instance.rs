@@ -84,6 +84,9 @@ pub fn inspect(instance: &Instance, paths: &Paths, surroundings: &Surroundings) 
         });
     }
     value["Isolation"] = json!(instance.config.isolation.to_string());
+    if !instance.config.network.attachments().is_empty() {
+        value["Egress"] = json!(instance.config.egress.to_string());
+    }
     if let Some(accelerator) = instance.state.accelerator {
         value["Accelerator"] = json!(accelerator.to_string());
         value["IsSecurityBoundary"] = json!(accelerator == Accelerator::Kvm);

@@ -439,7 +439,17 @@ impl Keeper {
         let networks = self.directory.networks_of_instance(instance).to_vec();
         self.listen(&networks)?;
         let ports = self.directory.ports_on_loopback(instance);
-        Ok(self.loopback.set(&mut self.poller, instance, &ports)?)
+        if self
+            .loopback
+            .set(&mut self.poller, instance, &ports)
+            .is_err()
+        {
+            // Whose port it was may have given it back without having told yet.
+            self.rows.read(&mut self.directory)?;
+            self.settle_all();
+            self.loopback.set(&mut self.poller, instance, &ports)?;
+        }
+        Ok(())
     }
 
     /// Listens on the gateways of networks, all that can be had.

@@ -1,6 +1,7 @@
 //! The rows of endpoints: which instance is on which network, with which addresses.
 //!
-//! An endpoint is up from before its instance is started until its link is gone. Afterwards its row
+//! An endpoint is up from before its instance is started until its link is gone. While its link is being taken
+//! away it is leaving: nobody else has its addresses yet, and nobody makes its link again. Afterwards its row
 //! stays as long as the instance: it gets its old addresses again if nobody had to be given them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -91,7 +92,7 @@ fn query(
 ) -> Result<Vec<Endpoint>, NetworkError> {
     let networks = crate::list(database)?;
     let mut statement = database.connection().prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM network_endpoint WHERE is_up {condition} ORDER BY interface, id"
+        "SELECT {COLUMNS} FROM network_endpoint WHERE {condition} ORDER BY interface, id"
     ))?;
     let mut rows = match value {
         Some(value) => statement.query([value])?,
@@ -111,7 +112,7 @@ fn query(
 /// # Errors
 /// When the state file cannot be read.
 pub fn all_endpoints(database: &Database) -> Result<Vec<Endpoint>, NetworkError> {
-    query(database, "", None)
+    query(database, "is_up AND NOT is_leaving", None)
 }
 
 /// Those of an instance, by the names of their interfaces.
@@ -119,7 +120,16 @@ pub fn all_endpoints(database: &Database) -> Result<Vec<Endpoint>, NetworkError>
 /// # Errors
 /// When the state file cannot be read.
 pub fn endpoints_of(database: &Database, instance: &str) -> Result<Vec<Endpoint>, NetworkError> {
-    query(database, "AND instance = ?1", Some(instance))
+    let condition = "is_up AND NOT is_leaving AND instance = ?1";
+    query(database, condition, Some(instance))
+}
+
+/// The same, with those that are leaving: what is to be taken away after somebody was killed.
+///
+/// # Errors
+/// When the state file cannot be read.
+pub fn held_endpoints(database: &Database, instance: &str) -> Result<Vec<Endpoint>, NetworkError> {
+    query(database, "is_up AND instance = ?1", Some(instance))
 }
 
 /// Those on a network.
@@ -127,7 +137,7 @@ pub fn endpoints_of(database: &Database, instance: &str) -> Result<Vec<Endpoint>
 /// # Errors
 /// When the state file cannot be read.
 pub fn endpoints_on(database: &Database, network: &str) -> Result<Vec<Endpoint>, NetworkError> {
-    query(database, "AND network = ?1", Some(network))
+    query(database, "is_up AND network = ?1", Some(network))
 }
 
 /// Puts an instance on a network: from now on the addresses are its own.
@@ -361,6 +371,29 @@ fn ipv6(
     }
 }
 
+/// The links of an instance, and with all of them its ports, are being taken away.
+///
+/// # Errors
+/// When the state file cannot be written.
+pub fn leave(
+    transaction: &Transaction<'_>,
+    instance: &str,
+    network: Option<&str>,
+) -> Result<(), NetworkError> {
+    transaction
+        .prepare_cached(
+            "UPDATE network_endpoint SET is_leaving = 1
+             WHERE instance = ?1 AND (?2 IS NULL OR network = ?2)",
+        )?
+        .execute(params![instance, network])?;
+    if network.is_none() {
+        transaction
+            .prepare_cached("UPDATE network_publication SET is_leaving = 1 WHERE instance = ?1")?
+            .execute([instance])?;
+    }
+    Ok(())
+}
+
 /// The links of an instance are gone: others may have the addresses if they need them.
 ///
 /// # Errors
@@ -372,7 +405,7 @@ pub fn release(
 ) -> Result<(), NetworkError> {
     transaction
         .prepare_cached(
-            "UPDATE network_endpoint SET is_up = 0
+            "UPDATE network_endpoint SET is_up = 0, is_leaving = 0
              WHERE instance = ?1 AND (?2 IS NULL OR network = ?2)",
         )?
         .execute(params![instance, network])?;

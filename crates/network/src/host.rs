@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use rustix::io::Errno;
+use rustix::net::netdevice::name_to_index;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt,
 };
@@ -71,8 +71,9 @@ fn ipv6_route(line: &str) -> Option<(String, IpNet)> {
 /// Takes a port of the host, so that no program gets it while it is published: sockets that nothing
 /// ever reaches, since the kernel has passed on what is for them before.
 ///
-/// A TCP port is listened on: other programs could bind it otherwise. Of IPv6 it is only tried; who
-/// answers on `::1` has to bind it. SCTP is not held: the kernel need not have it.
+/// A TCP port is listened on: other programs could bind it otherwise. Where all addresses are meant those of
+/// IPv4 are held, which are those of a socket for both families too; of IPv6 alone the keeper of networks holds
+/// `::1`. SCTP is not held: the kernel need not have it.
 ///
 /// # Errors
 /// [`NetworkError::PortTaken`].
@@ -83,32 +84,27 @@ pub fn hold(publication: &Publication) -> Result<Vec<OwnedFd>, NetworkError> {
         protocol: publication.protocol,
         source,
     };
-    let mut held = Vec::new();
-    let both = [
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    ];
-    let addresses = match &publication.host {
-        Some(address) => std::slice::from_ref(address),
-        None => &both[..],
-    };
-    for address in addresses {
-        match bound(*address, publication) {
-            Ok(Some(socket)) if address.is_ipv4() => held.push(socket),
-            Ok(_) => {}
-            // A kernel without IPv6 has no port of it that could be taken.
-            Err(error)
-                if publication.host.is_none() && address.is_ipv6() && is_without_ipv6(&error) => {}
-            Err(error) => return Err(taken(error)),
+    let address = match publication.host {
+        None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Some(IpAddr::V6(address)) if address.is_loopback() || address.is_unspecified() => {
+            return Ok(Vec::new());
         }
-    }
-    Ok(held)
+        Some(address) => address,
+    };
+    let held = bound(address, publication).map_err(taken)?;
+    Ok(held.into_iter().collect())
 }
 
-fn is_without_ipv6(error: &io::Error) -> bool {
-    [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+/// Whether the host, as this process sees it, has a link of that name.
+#[must_use]
+pub fn has_link(name: &str) -> bool {
+    let socket = socket_with(
+        AddressFamily::INET,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    );
+    socket.is_ok_and(|socket| name_to_index(&socket, name).is_ok())
 }
 
 fn bound(address: IpAddr, publication: &Publication) -> io::Result<Option<OwnedFd>> {

@@ -26,9 +26,10 @@ mod networks;
 mod publications;
 pub mod wanted;
 
-pub use egress::{Allowed, Destination, Egress};
+pub use egress::{Allowed, Destination, Egress, EgressError};
 pub use endpoints::{
-    Join, all_endpoints, endpoints_of, endpoints_on, forget, forget_resting, join, release, rename,
+    Join, all_endpoints, endpoints_of, endpoints_on, forget, forget_resting, held_endpoints, join,
+    leave, release, rename,
 };
 pub use error::NetworkError;
 pub use model::{
@@ -36,7 +37,10 @@ pub use model::{
     SubnetRequest, is_name,
 };
 pub use networks::{DEFAULT, create, default_network, find, list, remove};
-pub use publications::{HostPort, Publish, all_publications, publications_of, publish, unpublish};
+pub use publications::{
+    HostPort, Publish, all_publications, held_publications, publications_of, publish, unpublish,
+    withdraw,
+};
 pub use wanted::Link;
 
 use isle_database::Schema;
@@ -65,6 +69,7 @@ pub const SCHEMA: Schema = Schema {
             egress    TEXT NOT NULL,
             rate      TEXT NOT NULL,
             is_up     INTEGER NOT NULL,
+            is_leaving INTEGER NOT NULL DEFAULT 0,
             UNIQUE (network, instance),
             UNIQUE (network, ipv4),
             UNIQUE (network, ipv6)
@@ -76,6 +81,7 @@ pub const SCHEMA: Schema = Schema {
             host_port     INTEGER NOT NULL,
             instance      TEXT NOT NULL,
             instance_port INTEGER NOT NULL,
+            is_leaving    INTEGER NOT NULL DEFAULT 0,
             PRIMARY KEY (protocol, host_port, host)
         ) STRICT, WITHOUT ROWID;
         CREATE INDEX network_publication_by_instance ON network_publication (instance);

@@ -115,7 +115,7 @@ pub fn default_network(database: &Database) -> Result<Network, NetworkError> {
     if let Some(network) = one(database.connection(), "name = ?1", DEFAULT)? {
         return Ok(network);
     }
-    let is_free = !std::fs::exists(format!("/sys/class/net/{DEFAULT_LINK}")).unwrap_or(true);
+    let is_free = !host::has_link(DEFAULT_LINK);
     let new = NewNetwork {
         name: DEFAULT.to_owned(),
         link: is_free.then(|| DEFAULT_LINK.to_owned()),

@@ -81,7 +81,7 @@ fn query(
 /// # Errors
 /// When the state file cannot be read.
 pub fn all_publications(database: &Database) -> Result<Vec<(String, Publication)>, NetworkError> {
-    query(database.connection(), "", &[])
+    query(database.connection(), "WHERE NOT is_leaving", &[])
 }
 
 /// Those of one instance.
@@ -92,11 +92,69 @@ pub fn publications_of(
     database: &Database,
     instance: &str,
 ) -> Result<Vec<Publication>, NetworkError> {
-    let found = query(database.connection(), "WHERE instance = ?1", &[&instance])?;
-    Ok(found
-        .into_iter()
-        .map(|(_, publication)| publication)
-        .collect())
+    of_instance(database, "WHERE NOT is_leaving AND instance = ?1", instance)
+}
+
+/// The same, with those that are leaving: what is to be taken away after somebody was killed.
+///
+/// # Errors
+/// When the state file cannot be read.
+pub fn held_publications(
+    database: &Database,
+    instance: &str,
+) -> Result<Vec<Publication>, NetworkError> {
+    of_instance(database, "WHERE instance = ?1", instance)
+}
+
+fn of_instance(
+    database: &Database,
+    condition: &str,
+    instance: &str,
+) -> Result<Vec<Publication>, NetworkError> {
+    let found = query(database.connection(), condition, &[&instance])?;
+    let publications = found.into_iter().map(|(_, publication)| publication);
+    Ok(publications.collect())
+}
+
+/// Some of an instance's ports are being taken back: nobody else has them yet, and nobody leads them to it again.
+///
+/// # Errors
+/// When the state file cannot be written.
+pub fn withdraw(
+    transaction: &Transaction<'_>,
+    instance: &str,
+    which: &[Publication],
+) -> Result<(), NetworkError> {
+    each(
+        transaction,
+        "UPDATE network_publication SET is_leaving = 1",
+        instance,
+        which,
+    )
+}
+
+fn each(
+    transaction: &Transaction<'_>,
+    act: &str,
+    instance: &str,
+    which: &[Publication],
+) -> Result<(), NetworkError> {
+    for publication in which {
+        transaction
+            .prepare_cached(&format!(
+                "{act} WHERE protocol = ?1 AND host_port = ?2 AND host = ?3 AND instance = ?4"
+            ))?
+            .execute(params![
+                publication.protocol.to_string(),
+                publication.host_port,
+                publication
+                    .host
+                    .map(|address| address.to_string())
+                    .unwrap_or_default(),
+                instance,
+            ])?;
+    }
+    Ok(())
 }
 
 /// Publishes ports: from now on they are this instance's, and no program of the host can have them as
@@ -233,21 +291,10 @@ pub fn unpublish(
             .execute([instance])?;
         return Ok(());
     };
-    for publication in which {
-        transaction
-            .prepare_cached(
-                "DELETE FROM network_publication
-                 WHERE protocol = ?1 AND host_port = ?2 AND host = ?3 AND instance = ?4",
-            )?
-            .execute(params![
-                publication.protocol.to_string(),
-                publication.host_port,
-                publication
-                    .host
-                    .map(|address| address.to_string())
-                    .unwrap_or_default(),
-                instance,
-            ])?;
-    }
-    Ok(())
+    each(
+        transaction,
+        "DELETE FROM network_publication",
+        instance,
+        which,
+    )
 }

@@ -8,6 +8,7 @@ use isle_engine::config::{
     AttachedStreams, Device, HealthCheck, HostAddress, InstanceConfig, Mount, NamespaceMode,
     Namespaces, NetworkMode, ProcessConfig, RestartPolicy, Security, Ulimit, UserNamespace,
 };
+use isle_network::{Egress, Rate};
 use isle_types::{ByteSize, InstanceName, Isolation, Signal};
 
 use super::health::HealthFlags;
@@ -204,6 +205,12 @@ pub struct InstanceFlags {
     /// Its hardware address on its first network
     #[arg(long, value_name = "ADDRESS", value_parser = network::mac_address, help_heading = "Network")]
     mac_address: Option<[u8; 6]>,
+    /// What it may reach beyond its networks: allow, deny, or addresses, subnets and names with commas between
+    #[arg(long, value_name = "allow|deny|LIST", value_parser = network::egress, help_heading = "Network")]
+    egress: Option<Egress>,
+    /// The most that it receives and sends on each network, in bytes a second: 10mb, or in=10mb,out=1mb
+    #[arg(long, value_name = "RATE", value_parser = network::rate, help_heading = "Network")]
+    net_rate: Option<Rate>,
     /// Lead a port of the host to it: 8080:80, 127.0.0.1:8080:80/udp, 80
     #[arg(short, long, value_name = "[ADDRESS:][HOST-PORT:]PORT[/PROTOCOL]", value_parser = publish::publish, help_heading = "Network")]
     publish: Vec<Published>,
@@ -306,6 +313,8 @@ impl InstanceFlags {
             network: self.networks()?,
             publish: self.publish.iter().flat_map(|p| p.0.clone()).collect(),
             publish_all: self.publish_all,
+            egress: self.egress.clone().unwrap_or_default(),
+            net_rate: self.net_rate.unwrap_or_default(),
             dns: self.dns.clone(),
             dns_search: self.dns_search.clone(),
             dns_options: self.dns_option.clone(),
@@ -374,12 +383,16 @@ impl InstanceFlags {
         };
         let is_addressed = self.ip.is_some() || self.ip6.is_some() || self.mac_address.is_some();
         let is_published = self.publish_all || !self.publish.is_empty();
+        let is_limited = self.net_rate.is_some() || self.egress.is_some();
         let NetworkMode::Networks(attachments) = &mut mode else {
-            let needless = match (is_addressed, self.network_alias.is_empty(), is_published) {
-                (true, _, _) => "an address (--ip, --ip6, --mac-address)",
-                (_, false, _) => "--network-alias",
-                (_, _, true) => "--publish",
-                _ => return Ok(mode),
+            let given = [
+                (is_addressed, "an address (--ip, --ip6, --mac-address)"),
+                (!self.network_alias.is_empty(), "--network-alias"),
+                (is_published, "--publish"),
+                (is_limited, "a limit (--egress, --net-rate)"),
+            ];
+            let Some((_, needless)) = given.iter().find(|(is_given, _)| *is_given) else {
+                return Ok(mode);
             };
             return Err(FlagError::new(
                 format!("{needless} needs a network of its own"),

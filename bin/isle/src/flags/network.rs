@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use isle_engine::config::{HostAddress, NetworkAttachment, NetworkMode};
+use isle_network::{Egress, EgressError, Rate};
+use isle_types::ByteSize;
 
 use super::{FlagError, csv};
 
@@ -113,6 +115,47 @@ pub fn mode(flags: &[NetworkFlag]) -> Result<NetworkMode, FlagError> {
         return Ok(alone);
     }
     Ok(NetworkMode::Networks(attachments))
+}
+
+/// `--egress`.
+pub fn egress(text: &str) -> Result<Egress, FlagError> {
+    text.parse().map_err(|error: EgressError| {
+        FlagError::new(
+            error.to_string(),
+            "write allow, deny, or a list like 10.0.0.0/8,example.com:443,*.debian.org",
+        )
+    })
+}
+
+/// `--net-rate`: `10mb` for both directions, or `in=10mb,out=1mb`; bytes a second.
+pub fn rate(text: &str) -> Result<Rate, FlagError> {
+    let fail = |reason: String| {
+        FlagError::new(
+            reason,
+            "write bytes a second like 10mb, or in=10mb,out=1mb for each direction",
+        )
+    };
+    let bytes = |text: &str| {
+        let size = text.parse().ok().map(|size: ByteSize| size.bytes());
+        size.filter(|bytes| *bytes > 0)
+            .ok_or_else(|| fail(format!("{text:?} is no number of bytes a second")))
+    };
+    let mut rate = Rate::default();
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some(("in", value)) => rate.into = Some(bytes(value)?),
+            Some(("out", value)) => rate.out_of = Some(bytes(value)?),
+            Some((key, _)) => return Err(fail(format!("a rate has no direction {key:?}"))),
+            None => {
+                let bytes = bytes(part)?;
+                rate = Rate {
+                    into: Some(bytes),
+                    out_of: Some(bytes),
+                };
+            }
+        }
+    }
+    Ok(rate)
 }
 
 /// `--network-alias`: a name that others can call.
@@ -332,6 +375,24 @@ mod tests {
         assert_eq!(parse(&["a", "b"]).unwrap().attachments().len(), 2);
         parse(&["a", "host"]).unwrap_err();
         parse(&["none", "container:x"]).unwrap_err();
+    }
+
+    #[test]
+    fn rates_are_for_one_direction_or_both() {
+        let both = Rate {
+            into: Some(10 << 20),
+            out_of: Some(10 << 20),
+        };
+        assert_eq!(rate("10mb"), Ok(both));
+        let each = Rate {
+            into: Some(1024),
+            out_of: Some(512),
+        };
+        assert_eq!(rate("in=1k,out=512"), Ok(each));
+        assert_eq!(rate("out=512").unwrap().into, None);
+        for text in ["", "0", "in=", "up=1k", "fast"] {
+            rate(text).expect_err(text);
+        }
     }
 
     #[test]

@@ -280,7 +280,6 @@ impl EngineError {
             EngineError::InvalidConfig(_)
             | EngineError::NameInUse { .. }
             | EngineError::Unsupported(_)
-            | EngineError::Network(_)
             | EngineError::Volume { .. }
             | EngineError::NoSupervisorProgram => 125,
             _ => 1,

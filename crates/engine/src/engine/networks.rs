@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use isle_network::wanted;
-use isle_network::{Driver, Endpoint, Network, NetworkError, NewNetwork, Protocol, Publish};
+use isle_network::{
+    Driver, Egress, Endpoint, Network, NetworkError, NewNetwork, Protocol, Publish, Rate,
+};
 use isle_types::InstanceId;
 
 use super::lifecycle::{refused, wrong_status};
@@ -43,7 +45,7 @@ impl Engine {
     /// When name or addresses are not to be had.
     pub fn create_network(&self, new: &NewNetwork) -> Result<Network, EngineError> {
         if let Driver::Macvlan { parent, .. } = &new.driver
-            && !std::fs::exists(format!("/sys/class/net/{parent}")).unwrap_or(false)
+            && !isle_network::host::has_link(parent)
         {
             return Err(EngineError::Network(NetworkError::BadAddress {
                 value: format!("parent {parent:?}"),
@@ -127,6 +129,7 @@ impl Engine {
         if plan.links.is_empty() && plan.ports.is_empty() {
             return Ok(());
         }
+        rows::leave(database, id, None)?;
         let mut wiring = Wiring::new(&self.paths, id, &[]);
         wiring.take_up(plan);
         wiring.unwire().map_err(EngineError::io(
@@ -314,11 +317,25 @@ impl Engine {
 
     /// The networks that an instance asks for, by their ids.
     pub(super) fn resolve_networks(&self, config: &mut InstanceConfig) -> Result<(), EngineError> {
+        let limit = match (&config.egress, config.net_rate == Rate::default()) {
+            (Egress::Allow, true) => None,
+            (Egress::Allow, false) => Some("--net-rate"),
+            (_, _) => Some("--egress"),
+        };
         let NetworkMode::Networks(attachments) = &mut config.network else {
             return Ok(());
         };
         for number in 0..attachments.len() {
-            self.resolve(&mut attachments[number])?;
+            let driver = self.resolve(&mut attachments[number])?;
+            if let (Some(field), Driver::Macvlan { .. }) = (limit, driver) {
+                return Err(EngineError::InvalidConfig(ConfigError {
+                    field,
+                    value: attachments[number].name.clone(),
+                    reason: "what goes over a macvlan network does not pass the host's rules"
+                        .to_owned(),
+                    hint: Some("use a network of driver bridge, or leave the flag out"),
+                }));
+            }
             let (before, rest) = attachments.split_at(number);
             if before.iter().any(|other| other.network == rest[0].network) {
                 return Err(EngineError::InvalidConfig(ConfigError {
@@ -332,7 +349,7 @@ impl Engine {
         Ok(())
     }
 
-    fn resolve(&self, attachment: &mut NetworkAttachment) -> Result<(), EngineError> {
+    fn resolve(&self, attachment: &mut NetworkAttachment) -> Result<Driver, EngineError> {
         let network = self.find_network(&attachment.network)?;
         let asked = [
             attachment.ipv4.map(std::net::IpAddr::V4),
@@ -352,7 +369,7 @@ impl Engine {
         }
         attachment.network = network.id;
         attachment.name = network.name;
-        Ok(())
+        Ok(network.spec.driver)
     }
 }
 

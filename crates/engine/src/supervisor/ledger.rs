@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use isle_database::Database;
 use isle_network::{Link, NetworkError, Publication, Publish};
 use isle_types::InstanceId;
 
@@ -93,6 +94,9 @@ pub(super) trait Ledger {
     /// What an earlier supervisor has taken for the run that is on.
     fn taken_networks(&mut self) -> Result<Plan, LedgerError>;
 
+    /// They are being taken away, or one of them is: nobody is to make its link again.
+    fn leave_networks(&mut self, network: Option<&str>) -> Result<(), LedgerError>;
+
     /// Gives them back, after the links are gone; for good if the instance `is_gone`.
     fn give_networks_back(&mut self, is_gone: bool) -> Result<(), LedgerError>;
 
@@ -108,6 +112,9 @@ pub(super) trait Ledger {
 
     /// Takes further ports of the host.
     fn take_ports(&mut self, wanted: &[Publish]) -> Result<Vec<Port>, LedgerError>;
+
+    /// Some of its ports are being taken back: nobody is to lead them to it again.
+    fn withdraw_ports(&mut self, ports: &[Publication]) -> Result<(), LedgerError>;
 
     /// Gives some of its ports back.
     fn give_ports_back(&mut self, ports: &[Publication]) -> Result<(), LedgerError>;
@@ -163,6 +170,18 @@ impl StoreLedger {
             self.open = Some((store, instance));
         }
         Ok(self.open.as_mut().expect("opened above"))
+    }
+
+    /// Acts on the rows of its networks, which may outlive its own.
+    fn on_rows<T>(
+        &mut self,
+        act: impl FnOnce(&Database, &str) -> Result<T, NetworkError>,
+    ) -> Result<T, LedgerError> {
+        let id = self.id.to_string();
+        match &self.open {
+            Some((store, _)) => Ok(act(store.database(), &id)?),
+            None => Ok(act(Store::open(&self.paths)?.database(), &id)?),
+        }
     }
 
     fn events(instance: &Instance, notes: &[Note]) -> Vec<NewEvent> {
@@ -224,20 +243,15 @@ impl Ledger for StoreLedger {
     }
 
     fn taken_networks(&mut self) -> Result<Plan, LedgerError> {
-        let id = self.id.to_string();
-        let (store, _) = self.opened()?;
-        Ok(rows::taken(store.database(), &id)?)
+        self.on_rows(rows::taken)
+    }
+
+    fn leave_networks(&mut self, network: Option<&str>) -> Result<(), LedgerError> {
+        self.on_rows(|database, id| rows::leave(database, id, network))
     }
 
     fn give_networks_back(&mut self, is_gone: bool) -> Result<(), LedgerError> {
-        let id = self.id.to_string();
-        // The row may be gone: the state file alone is needed.
-        if self.open.is_none() && is_gone {
-            let store = Store::open(&self.paths)?;
-            return Ok(rows::give_back(store.database(), &id, is_gone)?);
-        }
-        let (store, _) = self.opened()?;
-        Ok(rows::give_back(store.database(), &id, is_gone)?)
+        self.on_rows(|database, id| rows::give_back(database, id, is_gone))
     }
 
     fn take_network(
@@ -257,25 +271,25 @@ impl Ledger for StoreLedger {
     }
 
     fn give_network_back(&mut self, network: &str) -> Result<(), LedgerError> {
-        let id = self.id.to_string();
-        let (store, _) = self.opened()?;
-        Ok(store
-            .database()
-            .write(|transaction| isle_network::forget(transaction, &id, Some(network)))?)
+        self.on_rows(|database, id| {
+            database.write(|transaction| isle_network::forget(transaction, id, Some(network)))
+        })
     }
 
     fn take_ports(&mut self, wanted: &[Publish]) -> Result<Vec<Port>, LedgerError> {
-        let id = self.id.to_string();
-        let (store, _) = self.opened()?;
-        Ok(rows::take_ports(store.database(), &id, wanted)?)
+        self.on_rows(|database, id| rows::take_ports(database, id, wanted))
+    }
+
+    fn withdraw_ports(&mut self, ports: &[Publication]) -> Result<(), LedgerError> {
+        self.on_rows(|database, id| {
+            database.write(|transaction| isle_network::withdraw(transaction, id, ports))
+        })
     }
 
     fn give_ports_back(&mut self, ports: &[Publication]) -> Result<(), LedgerError> {
-        let id = self.id.to_string();
-        let (store, _) = self.opened()?;
-        Ok(store
-            .database()
-            .write(|transaction| isle_network::unpublish(transaction, &id, Some(ports)))?)
+        self.on_rows(|database, id| {
+            database.write(|transaction| isle_network::unpublish(transaction, id, Some(ports)))
+        })
     }
 
     fn set_networks(&mut self, config: &InstanceConfig) -> Result<(), LedgerError> {

@@ -67,8 +67,11 @@ impl Supervisor {
 
     /// Takes its links away, and gives back what they stood for.
     pub(super) fn disconnect_all(&mut self, is_gone: bool) {
-        if self.wiring.links().is_empty() {
+        if !self.wiring.is_anything() {
             return;
+        }
+        if let Err(error) = self.ledger.leave_networks(None) {
+            self.complain("say that it leaves its networks", &error);
         }
         if let Err(error) = self.wiring.unwire() {
             self.complain("take its networks away", &error);
@@ -76,6 +79,7 @@ impl Supervisor {
         if let Err(error) = self.ledger.give_networks_back(is_gone) {
             self.complain("give its addresses back", &error);
         }
+        self.wiring.part();
     }
 
     /// As [`Supervisor::clean_up`], after a supervisor that was killed.
@@ -125,12 +129,19 @@ impl Supervisor {
             return;
         };
         let network = link.network.name.clone();
-        match self.backend.connect(&run.process, link, &mut self.wiring) {
+        match self
+            .backend
+            .connect(&run.process, link.clone(), &mut self.wiring)
+        {
             Ok(()) => {
                 let note = Note::new("network_repair");
                 self.note(note.with("what", format!("the link to network {network}")));
             }
-            Err(error) => self.complain("have a link again", &error),
+            Err(error) => {
+                // Its addresses are its own until it ends.
+                self.wiring.put_back(link);
+                self.complain("have a link again", &error);
+            }
         }
     }
 
@@ -180,6 +191,9 @@ impl Supervisor {
     }
 
     fn disconnect(&mut self, network: &str) -> Result<(), StartError> {
+        self.ledger
+            .leave_networks(Some(network))
+            .map_err(|error| because(&error))?;
         let process = &self.run.as_ref().ok_or_else(not_running)?.process;
         self.backend
             .disconnect(process, network, &mut self.wiring)?;
@@ -213,6 +227,9 @@ impl Supervisor {
                 is_meant && !new.contains(port)
             })
             .collect();
+        self.ledger
+            .withdraw_ports(&gone)
+            .map_err(|error| because(&error))?;
         self.wiring
             .unpublish(&gone)
             .map_err(failed("cannot take the ports back"))?;

@@ -340,6 +340,16 @@ impl Wiring {
         Some(self.plan.links.remove(position))
     }
 
+    /// It could not be.
+    pub(crate) fn put_back(&mut self, link: Link) {
+        self.plan.links.push(link);
+    }
+
+    /// Whether there is anything that [`Wiring::unwire`] would take away.
+    pub(crate) fn is_anything(&self) -> bool {
+        !self.plan.links.is_empty() || !self.plan.ports.is_empty() || self.keeper.is_some()
+    }
+
     fn detach(&mut self, link: &Link) -> Result<(), Error> {
         let name = link.endpoint.link();
         let guard = guard(link);
@@ -388,11 +398,7 @@ impl Wiring {
     /// # Errors
     /// The first thing that could not be taken away; the others are tried all the same.
     pub(crate) fn unwire(&mut self) -> io::Result<()> {
-        self.keeper = None;
         let plan = std::mem::take(&mut self.plan);
-        if plan.links.is_empty() {
-            return Ok(());
-        }
         let mut first = Ok(());
         let published = published(&plan.ports, &plan.links);
         if !published.is_empty() {
@@ -402,6 +408,13 @@ impl Wiring {
             first = first.and(self.detach(link));
         }
         first.map_err(io::Error::other)
+    }
+
+    /// Nobody needs to look after it any more. The rows are given back before, so that its ports are let go of at
+    /// once.
+    pub(crate) fn part(&mut self) {
+        self.changed();
+        self.keeper = None;
     }
 
     /// What can be had again need not be kept in memory.

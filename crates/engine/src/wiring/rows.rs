@@ -115,7 +115,7 @@ pub(crate) fn take(database: &Database, instance: &Instance) -> Result<Plan, Net
 /// When the state file cannot be read.
 pub(crate) fn taken(database: &Database, id: &str) -> Result<Plan, NetworkError> {
     let networks = isle_network::list(database)?;
-    let links = isle_network::endpoints_of(database, id)?
+    let links = isle_network::held_endpoints(database, id)?
         .into_iter()
         .filter_map(|endpoint| {
             let network = networks.iter().find(|n| n.id == endpoint.network)?;
@@ -125,7 +125,7 @@ pub(crate) fn taken(database: &Database, id: &str) -> Result<Plan, NetworkError>
             })
         })
         .collect();
-    let ports = isle_network::publications_of(database, id)?
+    let ports = isle_network::held_publications(database, id)?
         .into_iter()
         .map(|publication| Port {
             _held: host::hold(&publication).unwrap_or_default(),
@@ -170,6 +170,18 @@ pub(crate) fn take_ports(
         .into_iter()
         .map(|(publication, _held)| Port { publication, _held })
         .collect())
+}
+
+/// Says that what a run has taken is being taken away: nobody is to make it again.
+///
+/// # Errors
+/// When the state file cannot be written.
+pub(crate) fn leave(
+    database: &Database,
+    id: &str,
+    network: Option<&str>,
+) -> Result<(), NetworkError> {
+    database.write(|transaction| isle_network::leave(transaction, id, network))
 }
 
 /// Gives back what a run has taken, after its links are gone. One that `is_gone` never comes back for its

@@ -256,6 +256,14 @@ impl Ledger for FakeLedger {
         Ok(Plan::default())
     }
 
+    fn leave_networks(&mut self, _: Option<&str>) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    fn withdraw_ports(&mut self, _: &[Publication]) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
     fn give_networks_back(&mut self, _is_gone: bool) -> Result<(), LedgerError> {
         Ok(())
     }
