@@ -403,9 +403,18 @@ impl Vm {
     /// that is there at the start does: it is slower.
     ///
     /// # Errors
-    /// [`VmError`], also when the machine has no such card, or that is connected.
+    /// [`VmError`], also when the machine has no such card, or that is connected; [`VmError::Unsupported`] for one that had
+    /// a tap at the start: if that has been deleted, QEMU lets go of it, and the card has none until the next start.
     pub fn plug_card(&mut self, index: usize, tap: BorrowedFd<'_>) -> Result<(), VmError> {
         let what = "connect a network card";
+        if self.has_own_tap(index)? {
+            // It would be found readable for ever.
+            let _ = self.execute(what, "netdev_del", json!({"id": format!("net{index}")}));
+            return Err(VmError::Unsupported {
+                what,
+                reason: "the tap that it was started with has been deleted: restart the instance",
+            });
+        }
         let deadline = Instant::now() + self.patience;
         let sent = plug(&mut self.monitor, index, tap).map_err(by_monitor(what))?;
         let mut answers = sent.iter().map(|sent| self.monitor.answer(sent, deadline));
@@ -417,6 +426,18 @@ impl Vm {
             let _ = self.unplug_card(index);
         }
         result.map_err(by_monitor(what))
+    }
+
+    /// Whether a card's other side is a tap, and not a hub that one can be plugged into. Nothing but the monitor for people tells.
+    fn has_own_tap(&mut self, index: usize) -> Result<bool, VmError> {
+        let question = json!({"command-line": "info network"});
+        let what = "look at the network cards";
+        let answer = self.execute(what, "human-monitor-command", question)?;
+        let name = format!("net{index}: ");
+        Ok(answer.as_str().unwrap_or_default().lines().any(|line| {
+            let client = line.trim_start_matches([' ', '\\']);
+            client.starts_with(&name) && client.contains("type=tap")
+        }))
     }
 
     /// Lets a tap of [`Vm::plug_card`] go.
