@@ -95,3 +95,26 @@ pub(crate) fn octets(address: IpAddr) -> (u8, [u8; 16], usize) {
 
 pub(crate) const AF_INET: u8 = 2;
 pub(crate) const AF_INET6: u8 = 10;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{link, nftables, packet_log};
+
+    proptest! {
+        #[test]
+        fn what_the_kernel_never_says_is_read_without_harm(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            kind in any::<u16>(),
+        ) {
+            prop_assert!(Attributes(&bytes).count() <= bytes.len() / 4);
+            prop_assert!(Messages(&bytes).count() <= bytes.len() / 16);
+            let _ = link::parse(&bytes);
+            let _ = nftables::parse_loss(kind, &bytes);
+            let _ = nftables::parse_generation(kind, &bytes);
+            let _ = packet_log::parse(kind, &bytes);
+        }
+    }
+}

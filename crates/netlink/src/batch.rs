@@ -141,3 +141,45 @@ impl Batch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attributes::{Attributes, Messages};
+    use crate::link::{Kind, Link};
+
+    #[test]
+    fn messages_are_aligned_and_tell_their_lengths() {
+        let mut batch = Batch::default();
+        let peer = Link {
+            name: Some("eth0"),
+            mac: Some([2, 0, 0, 0, 0, 1]),
+            ..Link::default()
+        };
+        let link = Link {
+            name: Some("ie1"),
+            mtu: Some(1400),
+            ..Link::default()
+        };
+        batch.create_link(&link, Kind::Veth(&peer));
+        batch.add_address(2, [10, 0, 0, 1].into(), 8);
+        batch.bracket(17, &[0; 4]);
+        let messages: Vec<_> = Messages(batch.as_bytes()).collect();
+        let numbers: Vec<_> = messages
+            .iter()
+            .map(|(kind, number, _)| (*kind, *number))
+            .collect();
+        // RTM_NEWLINK, RTM_NEWADDR, and what is not counted.
+        assert_eq!(numbers, [(16, 1), (20, 2), (17, 0)]);
+        assert_eq!(batch.len(), 2);
+        let attributes = Attributes(&messages[0].2[16..]);
+        assert_eq!(attributes.text(3), Some("ie1"));
+        assert_eq!(attributes.number(4), Some(1400));
+        let information = attributes.nested(18).unwrap();
+        assert_eq!(information.text(1), Some("veth"));
+        let inside = information.nested(2).unwrap().get(1).unwrap();
+        let inside = Attributes(&inside[16..]);
+        assert_eq!(inside.text(3), Some("eth0"));
+        assert_eq!(inside.get(1), Some(&[2, 0, 0, 0, 0, 1][..]));
+    }
+}
