@@ -2,11 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use isle_tests::{Level, Need, World};
+use std::time::{Duration, Instant};
+
+use isle_tests::{Level, Need, World, wait_for};
 
 isle_tests::stories! {
     only Level::Container;
     a_thousand_containers_leave_nothing_behind [Need::Isle],
+    a_thousand_containers_on_a_network_leave_nothing_behind [Need::Isle],
     starting_and_stopping_one_container_often_leaves_nothing_behind [Need::Isle],
 }
 
@@ -19,6 +22,50 @@ fn count() -> usize {
 }
 
 fn a_thousand_containers_leave_nothing_behind(world: &World) {
+    come_and_go(world, &["--network", "none"]);
+}
+
+/// Neither do they leave links, elements of tables, addresses or ports. What is left of a network nobody is on any more the
+/// framework looks for.
+fn a_thousand_containers_on_a_network_leave_nothing_behind(world: &World) {
+    world.use_own_host("");
+    world.isle(["network", "create", "front"]).succeeds();
+    // Stays, so that nothing is taken away as a whole.
+    let flags = [
+        "--network",
+        "front",
+        "--network-alias",
+        "service",
+        "-p",
+        "80",
+    ];
+    world.background("witness", &flags, &["sleep", "1000"]);
+    let before = kernel(world);
+    come_and_go(world, &flags);
+    let begin = Instant::now();
+    while kernel(world) != before && begin.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(kernel(world), before);
+    world.isle(["rm", "-f", "witness"]).succeeds();
+    world.isle(["network", "rm", "front"]).succeeds();
+}
+
+/// The links, and the tables without what they have counted.
+fn kernel(world: &World) -> Vec<String> {
+    let links = world.on_host(["ip", "-brief", "link"]).succeeds();
+    let name = |line: &str| line.split(['@', ' ']).next().unwrap_or_default().to_owned();
+    let tables = world
+        .on_host(["nft", "--stateless", "list", "ruleset"])
+        .succeeds();
+    links
+        .lines()
+        .map(name)
+        .chain(tables.lines().map(str::to_owned))
+        .collect()
+}
+
+fn come_and_go(world: &World, flags: &[&str]) {
     let image = world.busybox();
     let total = count();
     let mut names = Vec::new();
@@ -28,23 +75,17 @@ fn a_thousand_containers_leave_nothing_behind(world: &World) {
             .map(|number| {
                 if number % 2 == 0 {
                     world
-                        .isle(["run", "--rm", "--network", "none", &image, "true"])
+                        .isle(["run", "--rm"])
+                        .arguments(flags)
+                        .arguments([image.as_str(), "true"])
                         .spawn()
                 } else {
                     let name = format!("c{number}");
                     names.push(name.clone());
                     world
-                        .isle([
-                            "run",
-                            "-d",
-                            "--name",
-                            &name,
-                            "--network",
-                            "none",
-                            &image,
-                            "sleep",
-                            "1000",
-                        ])
+                        .isle(["run", "-d", "--name", &name])
+                        .arguments(flags)
+                        .arguments([image.as_str(), "sleep", "1000"])
                         .spawn()
                 }
             })
@@ -54,10 +95,9 @@ fn a_thousand_containers_leave_nothing_behind(world: &World) {
             assert_eq!(outcome.code(), 0, "{outcome}");
         }
     }
-    assert_eq!(
-        world.isle(["ps", "-q"]).succeeds().lines().count(),
-        names.len()
-    );
+    let others = usize::from(flags.contains(&"front"));
+    let running = world.isle(["ps", "-q"]).succeeds().lines().count();
+    assert_eq!(running, names.len() + others);
     let namespaces = world.namespaces_of(&names);
     let ids = world.isle(["ps", "-q", "--no-trunc"]).succeeds();
     let ids = ids.lines().map(str::to_owned).collect();
@@ -66,8 +106,8 @@ fn a_thousand_containers_leave_nothing_behind(world: &World) {
     let mut arguments = vec!["rm".to_owned(), "-f".to_owned()];
     arguments.extend(names.iter().cloned());
     world.isle(&arguments).succeeds();
-    assert_eq!(world.isle(["ps", "-aq"]).succeeds(), "");
-    isle_tests::wait_for("their namespaces are gone", || {
+    assert_eq!(world.isle(["ps", "-aq"]).succeeds().lines().count(), others);
+    wait_for("their namespaces are gone", || {
         isle_tests::namespaces_held(&namespaces, &ids).is_empty()
     });
 }

@@ -163,7 +163,7 @@ fn a_port_that_somebody_else_has_is_told() {
     drop(held);
     let _taken = TcpListener::bind((Ipv6Addr::LOCALHOST, PORT)).unwrap();
     let insert = house.database.connection().execute(
-        "INSERT INTO network_publication VALUES ('tcp', '', 8080, ?1, 80)",
+        "INSERT INTO network_publication (protocol, host, host_port, instance, instance_port) VALUES ('tcp', '', 8080, ?1, 80)",
         [&web.id],
     );
     assert_eq!(insert.unwrap(), 1);

@@ -21,7 +21,10 @@ pub(crate) struct Repair {
     watch: Option<Watch>,
     tables: bool,
     everything: bool,
-    links: BTreeSet<String>,
+    /// Links that have gone.
+    gone: BTreeSet<String>,
+    /// Links that are there, and carry nothing.
+    loose: BTreeSet<String>,
     is_waiting: bool,
 }
 
@@ -39,7 +42,8 @@ impl Repair {
             // While there was no keeper nobody has looked.
             tables: true,
             everything: false,
-            links: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            loose: BTreeSet::new(),
             is_waiting: false,
         };
         repair.wait(poller);
@@ -64,17 +68,22 @@ impl Repair {
             match disturbance {
                 Disturbance::Tables => self.tables = true,
                 Disturbance::Unknown => self.everything = true,
-                Disturbance::LinkGone(link) | Disturbance::LinkLoose(link) => {
-                    if directory.has_link(&link) {
-                        self.links.insert(link);
-                    }
+                Disturbance::LinkGone(link) if directory.has_link(&link) => {
+                    self.loose.remove(&link);
+                    self.gone.insert(link);
+                }
+                Disturbance::LinkLoose(link) if directory.has_link(&link) => {
+                    self.gone.remove(&link);
+                    self.loose.insert(link);
                 }
                 Disturbance::LinkWhole(link) => {
-                    self.links.remove(&link);
+                    self.gone.remove(&link);
+                    self.loose.remove(&link);
                 }
+                Disturbance::LinkGone(_) | Disturbance::LinkLoose(_) => {}
             }
         }
-        if self.tables || self.everything || !self.links.is_empty() {
+        if self.tables || self.everything || self.has_links() {
             self.wait(poller);
         }
     }
@@ -86,7 +95,7 @@ impl Repair {
     ) -> Result<bool, isle_dataplane::Error> {
         self.is_waiting = false;
         let tables = std::mem::take(&mut self.tables);
-        Ok(self.everything || !self.links.is_empty() || (tables && !dataplane.is_whole()?))
+        Ok(self.everything || self.has_links() || (tables && !dataplane.is_whole()?))
     }
 
     /// Repairs, by rows that were just read. What was wrong, and which of the lost links were lost by somebody's hand.
@@ -96,15 +105,29 @@ impl Repair {
         directory: &Directory,
     ) -> Result<Repaired, isle_dataplane::Error> {
         let everything = std::mem::take(&mut self.everything);
-        let mut links = std::mem::take(&mut self.links);
-        links.retain(|link| directory.has_link(link));
-        if !everything && links.is_empty() && dataplane.is_whole()? {
-            return Ok(Repaired::default());
+        let mut gone = std::mem::take(&mut self.gone);
+        let mut loose = std::mem::take(&mut self.loose);
+        gone.retain(|link| directory.has_link(link));
+        loose.retain(|link| directory.has_link(link));
+        let has_lost_bridge = gone
+            .iter()
+            .any(|link| directory.instance_with_link(link).is_none());
+        if !everything && !has_lost_bridge && loose.is_empty() && dataplane.is_whole()? {
+            // Nothing can be done here about a cable; and if its instance is being cleaned up after its supervisor was
+            // killed, what is put back for it stays.
+            return Ok(Repaired {
+                lost: gone.into_iter().collect(),
+                ..Repaired::default()
+            });
         }
         let mut repaired = dataplane.repair(&directory.wanted())?;
         // An instance that is about to start has no link yet.
-        repaired.lost.retain(|link| links.contains(link));
+        repaired.lost.retain(|link| gone.contains(link));
         Ok(repaired)
+    }
+
+    fn has_links(&self) -> bool {
+        !self.gone.is_empty() || !self.loose.is_empty()
     }
 }
 
