@@ -12,6 +12,7 @@ isle_tests::stories! {
     only Level::Vm;
     a_machine_and_a_container_share_a_network_names_and_ports [Need::Isle],
     cards_come_and_go_while_the_machine_runs [Need::Isle],
+    a_machine_reaches_what_its_policy_lets_it_and_cannot_pretend [Need::Isle],
     more_networks_than_cards_are_refused [Need::Isle],
 }
 
@@ -189,6 +190,60 @@ fn cards_come_and_go_while_the_machine_runs(world: &World) {
     // It has a name there, and a way out.
     let route = world.isle(["exec", "with", "ip", "route"]).succeeds();
     assert!(route.contains("default via"), "{route}");
+}
+
+fn a_machine_reaches_what_its_policy_lets_it_and_cannot_pretend(world: &World) {
+    world.use_own_host("nameserver 127.0.0.1\n");
+    network(world, "front", &[]);
+    let mut script = String::new();
+    world.background(
+        "neighbour",
+        &[&["--network", "front"][..], &CONTAINER].concat(),
+        &serve("neighbour", &mut script),
+    );
+    world.background(
+        "guarded",
+        &[
+            "--network",
+            "front",
+            "--egress",
+            "deny",
+            "--cap-add",
+            "NET_ADMIN",
+        ],
+        &SLEEP,
+    );
+    let neighbour = address(world, "neighbour", "front");
+    assert_eq!(page(world, "guarded", &neighbour), "neighbour");
+    let outside = world
+        .isle([
+            "exec",
+            "guarded",
+            "timeout",
+            "5",
+            "wget",
+            "-qO-",
+            "http://198.51.100.1/",
+        ])
+        .run();
+    assert_ne!(outside.code(), 0);
+    // With another address of the network nobody hears it.
+    let own = address(world, "guarded", "front");
+    let other = format!("{}.200", own.rsplit_once('.').unwrap().0);
+    world
+        .isle(["exec", "guarded", "ip", "address", "add"])
+        .arguments([format!("{other}/24").as_str(), "dev", "eth0"])
+        .succeeds();
+    let ping = |from: &str| {
+        let arguments = ["exec", "guarded", "ping", "-c", "1", "-W", "2", "-I", from];
+        world
+            .isle(arguments)
+            .arguments([neighbour.as_str()])
+            .run()
+            .code()
+    };
+    assert_eq!(ping(&own), 0);
+    assert_ne!(ping(&other), 0);
 }
 
 fn more_networks_than_cards_are_refused(world: &World) {
