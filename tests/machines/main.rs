@@ -261,8 +261,9 @@ fn without_the_server_of_its_folders_it_ends_and_says_so(world: &World) {
 }
 
 fn a_panic_of_the_guest_is_said_in_its_words(world: &World) {
-    let script = "echo c > /proc/sysrq-trigger; sleep 1000";
+    let script = "until [ -e /go ]; do sleep 0.1; done; echo c > /proc/sysrq-trigger; sleep 1000";
     world.background("n", &["--privileged"], &["sh", "-c", script]);
+    world.isle(["exec", "n", "touch", "/go"]).succeeds();
     world.wait_for_status("n", "exited");
     let state = &world.inspect("n")["State"];
     assert_eq!(state["ExitCode"], 255, "{state}");
