@@ -229,7 +229,7 @@ fn a_machine_reaches_what_its_policy_lets_it_and_cannot_pretend(world: &World) {
     assert_ne!(outside.code(), 0);
     // With another address of the network nobody hears it.
     let own = address(world, "guarded", "front");
-    let other = format!("{}.200", own.rsplit_once('.').unwrap().0);
+    let other = format!("{}.200", own.rsplit_once('.').expect("an address").0);
     world
         .isle(["exec", "guarded", "ip", "address", "add"])
         .arguments([format!("{other}/24").as_str(), "dev", "eth0"])

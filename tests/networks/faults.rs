@@ -1,6 +1,6 @@
 //! Somebody deletes, flushes and kills.
 
-use isle_tests::{World, wait_for};
+use isle_tests::{Level, World, wait_for};
 
 use crate::reach::{from_host, network, reaches, serve};
 
@@ -30,24 +30,20 @@ pub fn flushed_rules_and_deleted_links_come_back(world: &World) {
         .on_host(["ip", "link", "del", &format!("isl-{}", &id[..11])])
         .succeeds();
     answers("after the bridge was deleted");
-    let endpoint = world
-        .isle([
-            "inspect",
-            "--format",
-            "{{.NetworkSettings.Networks.front.EndpointID}}",
-            "web",
-        ])
-        .succeeds();
-    world
-        .on_host(["ip", "link", "del", &format!("ie{}", &endpoint[..12])])
-        .succeeds();
-    answers("after the link was deleted");
-    assert_eq!(
-        events(world).matches("network_repair").count(),
-        3,
-        "{}",
-        events(world)
-    );
+    let mut repairs = 2;
+    // A machine's tap goes with its link: that is told, and a restart plugs in another.
+    if world.level() == Level::Container {
+        let format = "{{.NetworkSettings.Networks.front.EndpointID}}";
+        let endpoint = world
+            .isle(["inspect", "--format", format, "web"])
+            .succeeds();
+        let link = format!("ie{}", &endpoint[..12]);
+        world.on_host(["ip", "link", "del", &link]).succeeds();
+        answers("after the link was deleted");
+        repairs += 1;
+    }
+    let told = events(world).matches("network_repair").count();
+    assert_eq!(told, repairs, "{}", events(world));
 }
 
 fn supervisor(world: &World, name: &str) -> i32 {

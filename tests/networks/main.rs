@@ -29,7 +29,6 @@ use ports::{
 use reach::{address, network, reaches, refused, serve};
 
 isle_tests::stories! {
-    only Level::Container;
     neighbours_reach_each_other_and_nobody_else_does [Need::Isle],
     an_internal_network_leads_nowhere [Need::Isle],
     an_instance_is_connected_and_disconnected_while_it_runs [Need::Isle],
@@ -39,9 +38,9 @@ isle_tests::stories! {
     what_cannot_be_a_network_is_refused [Need::Isle],
     a_full_network_says_so [Need::Isle],
     neighbours_of_six_bytes_reach_each_other [Need::Isle],
-    a_network_can_be_shared_or_the_hosts [Need::Isle],
+    a_network_can_be_shared_or_the_hosts [Need::Isle, Need::Only(Level::Container)],
     instances_without_icc_do_not_reach_each_other [Need::Isle],
-    macvlan_instances_are_on_the_hosts_wire [Need::Isle],
+    macvlan_instances_are_on_the_hosts_wire [Need::Isle, Need::Only(Level::Container)],
     rates_are_in_the_kernel [Need::Isle],
     many_starts_leave_nothing [Need::Isle],
     a_published_port_is_reached_by_every_way [Need::Isle],
@@ -363,12 +362,10 @@ fn a_full_network_says_so(world: &World) {
     world
         .script(&["--rm", "--network", "small"], "true")
         .succeeds();
-    let left = world.on_host(["ip", "-brief", "link"]).succeeds();
-    assert_eq!(
-        left.lines().filter(|line| line.starts_with("ie")).count(),
-        4,
-        "{left}"
-    );
+    isle_tests::wait_for("four links", || {
+        let left = world.on_host(["ip", "-brief", "link"]).succeeds();
+        left.lines().filter(|line| line.starts_with("ie")).count() == 4
+    });
 }
 
 fn neighbours_of_six_bytes_reach_each_other(world: &World) {

@@ -18,7 +18,7 @@ use crate::{InstanceLock, Preparation, backend, launch, log};
 /// From look to look, where there is nobody to wait for.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long a verb waits for another one that works on the same instance.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An instance that was asked to stop, see [`Engine::begin_stop`].
 #[derive(Debug)]

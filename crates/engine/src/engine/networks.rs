@@ -8,7 +8,7 @@ use isle_network::{
 };
 use isle_types::InstanceId;
 
-use super::lifecycle::{refused, wrong_status};
+use super::lifecycle::{PATIENCE, refused, wrong_status};
 use super::{Engine, EngineError};
 use crate::InstanceLock;
 use crate::config::{ConfigError, InstanceConfig, NetworkAttachment, NetworkMode};
@@ -307,7 +307,8 @@ impl Engine {
                 .map_err(|error| refused(operation, instance, error));
         }
         let id = &instance.id;
-        let lock = InstanceLock::try_acquire(&self.paths, id)
+        // Its supervisor may be cleaning up.
+        let lock = InstanceLock::acquire(&self.paths, id, PATIENCE)
             .map_err(EngineError::io("lock", self.paths.instance_run(id)))?;
         if lock.is_none() {
             return Err(wrong_status(operation, instance));

@@ -87,7 +87,7 @@ fn network(network: &NetworkMode) -> Checked {
         "--network",
         value,
         reason,
-        Some("use --network none, or --isolation container"),
+        Some("use a network that `isle network ls` shows, or --isolation container"),
     ))
 }
 
