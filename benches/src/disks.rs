@@ -19,10 +19,10 @@ const ROUNDS: usize = 5;
 /// What `dd` in a guest is told, with `$FILE` to read and `$PLACE` to write at; memory holds nothing of either before.
 /// It prints `read SECONDS` and `write SECONDS`; the write ends when it is on the disk.
 fn script(read: Option<&str>, write: Option<&str>) -> String {
-    let mut text =
-        "time_of() { \"$@\" 2>&1 | sed -n 's/.*copied, \\([0-9.e-]*\\) seconds.*/\\1/p'; }\n\
+    let mut text = "now() { cut -d' ' -f1 /proc/uptime; }\n\
+                    time_of() { a=$(now); \"$@\" 2> /dev/null || exit 1; echo $a $(now) | awk '{print $2 - $1}'; }\n\
                     sync; echo 3 > /proc/sys/vm/drop_caches\n"
-            .to_owned();
+        .to_owned();
     if let Some(file) = read {
         text += &format!("echo read $(time_of dd if={file} of=/dev/null bs=1M count={MIB})\n");
     }
@@ -215,10 +215,11 @@ fn without_isle(kernel: &Path, initramfs: &Path, raw: &Path, folder: &Path) -> R
             .arg(kernel)
             .arg("-initrd")
             .arg(initramfs)
-            .args([
-                "-append",
-                "quiet panic=-1 reboot=t random.trust_cpu=on mitigations=off",
-            ])
+            .arg("-append")
+            .arg(format!(
+                "tsc_early_khz={} tsc=reliable quiet panic=-1 reboot=t random.trust_cpu=on mitigations=off",
+                isle_sys::time::counter_khz()
+            ))
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .args([
