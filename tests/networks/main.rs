@@ -6,6 +6,7 @@ mod egress;
 mod faults;
 mod ports;
 mod reach;
+mod site;
 #[path = "../../bin/isle-netd/tests/house/upstream.rs"]
 mod upstream;
 
@@ -27,6 +28,7 @@ use ports::{
     dockers_forms_are_understood, one_port_more_is_one_element_more, ports_change_while_it_runs,
 };
 use reach::{address, network, reaches, refused, serve};
+use site::a_site_is_spread_over_the_levels;
 
 isle_tests::stories! {
     neighbours_reach_each_other_and_nobody_else_does [Need::Isle],
@@ -54,6 +56,7 @@ isle_tests::stories! {
     names_open_the_way_to_what_they_mean [Need::Isle],
     what_was_refused_is_told [Need::Isle],
     a_guarded_instance_is_reached_and_cannot_pretend [Need::Isle],
+    a_site_is_spread_over_the_levels [Need::Isle, Need::Only(Level::Vm)],
     flushed_rules_and_deleted_links_come_back [Need::Isle],
     a_supervisor_that_was_killed_loses_no_connection [Need::Isle],
     kills_at_every_moment_leave_nothing [Need::Isle],
