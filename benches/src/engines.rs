@@ -35,6 +35,15 @@ impl Engine {
         }
     }
 
+    /// Its default network. The daemon of the benchmarks has no bridge: Docker is measured without a network, which
+    /// flatters it.
+    fn bridge(self) -> &'static str {
+        match self {
+            Engine::Isle | Engine::Podman => "bridge",
+            Engine::Docker => "none",
+        }
+    }
+
     /// What the supervisor of a container is called, as /proc/<pid>/comm has it.
     pub fn supervisor(self) -> &'static str {
         match self {
@@ -131,22 +140,62 @@ impl Engines {
     }
 }
 
+/// P2, on a network: each engine's default one.
+pub fn run_on_bridge(engines: &Engines, settings: &Settings) -> Result<()> {
+    run_on(engines, settings, "P2-bridge", "bridge", Engine::bridge)
+}
+
 /// P2.
 pub fn run_and_remove(engines: &Engines, settings: &Settings) -> Result<()> {
+    run_on(engines, settings, "P2", "none", |_| "none")
+}
+
+fn run_on(
+    engines: &Engines,
+    settings: &Settings,
+    id: &'static str,
+    word: &str,
+    network: impl Fn(Engine) -> &'static str,
+) -> Result<()> {
+    // A network is there before it is measured, and stays: somebody is on it.
+    for engine in engines.list(settings) {
+        let network = network(engine);
+        engines.quietly(
+            engine,
+            &[
+                "run",
+                "-d",
+                "--name",
+                "first",
+                "--network",
+                network,
+                "busybox",
+                "sleep",
+                "3600",
+            ],
+        )?;
+    }
     let columns = engines.list(settings).into_iter().map(|engine| {
+        let network = network(engine);
         Column::new(engine.name(), move || {
             engines.quietly(
                 engine,
-                &["run", "--rm", "--network", "none", "busybox", "true"],
+                &["run", "--rm", "--network", network, "busybox", "true"],
             )
         })
         .daemons(engines.daemons(engine))
     });
-    measure(
+    let title = match word {
+        "none" => "engine, `run --rm --network none busybox true`, cached image".to_owned(),
+        word => format!(
+            "engine, `run --rm --network {word} busybox true`, cached image; Docker with --network none"
+        ),
+    };
+    let result = measure(
         settings,
         Benchmark {
-            id: "P2",
-            title: "engine, `run --rm --network none busybox true`, cached image",
+            id,
+            title: &title,
             span: "From before the command's process is made to its end: the container has run, its exit code is known. CPU: \
                    the command, the supervisors and runtimes it started, and for Docker its daemons; what the \
                    kernel does later (namespaces taken down) is not in it.",
@@ -154,7 +203,11 @@ pub fn run_and_remove(engines: &Engines, settings: &Settings) -> Result<()> {
             runs: settings.runs,
             columns: columns.collect(),
         },
-    )
+    );
+    for engine in engines.list(settings) {
+        engines.quietly(engine, &["rm", "-f", "first"])?;
+    }
+    result
 }
 
 /// P5.

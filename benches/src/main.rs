@@ -43,7 +43,7 @@ struct Arguments {
     /// Take the version 2 hierarchy out of sight first, in a mount namespace unlike this one.
     #[arg(long, hide = true)]
     hide_cgroup2_unlike: Option<String>,
-    /// Which: P1, P2, P3 (and P4), P5, P5-vm, P6, P7, P8, P9, P9-pull, P11, P12; all when not given.
+    /// Which: P1, P2, P2-bridge, P3 (and P4), P5, P5-vm, P6, P7, P8, P9, P9-pull, P11, P12; all when not given.
     promises: Vec<String>,
 }
 
@@ -82,7 +82,17 @@ fn main() -> Result<()> {
         networks::changes(&settings)?;
     }
     if ![
-        "P2", "P3", "P5", "P5-vm", "P6", "P7", "P8", "P9", "P9-pull", "P12",
+        "P2",
+        "P2-bridge",
+        "P3",
+        "P5",
+        "P5-vm",
+        "P6",
+        "P7",
+        "P8",
+        "P9",
+        "P9-pull",
+        "P12",
     ]
     .iter()
     .any(|id| wants(id))
@@ -92,6 +102,9 @@ fn main() -> Result<()> {
     let engines = engines::Engines::start(&settings)?;
     if wants("P2") {
         engines::run_and_remove(&engines, &settings)?;
+    }
+    if wants("P2-bridge") {
+        engines::run_on_bridge(&engines, &settings)?;
     }
     if wants("P5") {
         engines::exec(&engines, &settings)?;
