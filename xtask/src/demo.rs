@@ -102,22 +102,11 @@ pub fn run() -> Result<()> {
     demo.show(&["images"])?;
 
     heading("A container of it");
-    let variable = format!("NGINX_PORT={port}");
-    demo.show(&[
-        "run",
-        "-d",
-        "--name",
-        "web",
-        "--network",
-        "host",
-        "-e",
-        &variable,
-        "nginx",
-    ])?;
+    let published = format!("127.0.0.1:{port}:80");
+    demo.show(&["run", "-d", "--name", "web", "-p", &published, "nginx"])?;
 
     heading("A request to it");
-    println!("\nGET http://127.0.0.1:{port}/");
-    println!("{}", get(port)?.trim_end());
+    show_request(port)?;
 
     heading("What happened");
     demo.show(&["ps"])?;
@@ -135,6 +124,7 @@ pub fn run() -> Result<()> {
     println!(
         "\n(the first virtual machine of an image and of a size takes longer: later ones are copies)"
     );
+    let mut ports = Vec::new();
     for isolation in ["container", "vm", "vm"] {
         let uname = ["uname", "-r"];
         let mut words = vec!["run", "--rm", "--isolation", isolation, "nginx"];
@@ -142,18 +132,18 @@ pub fn run() -> Result<()> {
         demo.show_timed(&words)?;
     }
     for (name, isolation) in [("web", "container"), ("own", "vm")] {
-        demo.show_timed(&[
-            "run",
-            "-d",
-            "--name",
-            name,
-            "--isolation",
-            isolation,
-            "nginx",
-        ])?;
+        let port = free_port()?.to_string();
+        let published = format!("127.0.0.1:{port}:80");
+        let words = ["--isolation", isolation, "-p", &published, "nginx"];
+        demo.show_timed(&[&["run", "-d", "--name", name], &words[..]].concat())?;
+        ports.push(port);
     }
     demo.show(&["ps"])?;
     demo.show(&["exec", "own", "uname", "-r"])?;
+    println!("\n(both are on one network, and find each other by name)");
+    demo.show(&["exec", "own", "getent", "hosts", "web"])?;
+    demo.show(&["exec", "web", "getent", "hosts", "own"])?;
+    show_request(ports.pop().context("two were published")?.parse()?)?;
     demo.show(&["stats", "--no-stream", "web", "own"])?;
     demo.show(&["rm", "--force", "web", "own"])?;
     Ok(())
@@ -176,6 +166,13 @@ fn quoted(word: &str) -> String {
 /// A port that nobody listens on.
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// Asks for the first page, and shows what comes.
+fn show_request(port: u16) -> Result<()> {
+    println!("\nGET http://127.0.0.1:{port}/");
+    println!("{}", get(port)?.trim_end());
+    Ok(())
 }
 
 /// One HTTP request, repeated until the server listens.
