@@ -244,7 +244,7 @@ mod tests {
             "deny",
             "10.0.0.0/8",
             "192.0.2.1:53/udp",
-            "example.com:443,*.debian.org,[fd00::]/8:80-90/tcp,[2001:db8::1]:443,sctp.example/sctp",
+            "example.com:443,*.example.org,[fd00::]/8:80-90/tcp,[2001:db8::1]:443,sctp.example/sctp",
         ] {
             let egress: Egress = text.parse().unwrap();
             assert_eq!(egress.to_string(), text);

@@ -122,7 +122,7 @@ pub fn egress(text: &str) -> Result<Egress, FlagError> {
     text.parse().map_err(|error: EgressError| {
         FlagError::new(
             error.to_string(),
-            "write allow, deny, or a list like 10.0.0.0/8,example.com:443,*.debian.org",
+            "write allow, deny, or a list like 10.0.0.0/8,example.com:443,*.example.org",
         )
     })
 }
