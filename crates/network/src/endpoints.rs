@@ -9,12 +9,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 use isle_database::Database;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
-use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Serialize;
 
 use crate::model::{Endpoint, Network, Subnet, mac_of};
 use crate::networks::{get, last_ipv4, set_last_ipv4};
-use crate::{Egress, NetworkError, Rate, address};
+use crate::{Egress, NetworkError, Rate, address, random};
 
 /// What an instance asks for on a network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -187,7 +186,7 @@ pub fn join(
         ipv4: v4.map(u32::from),
         ipv6: v6.map(|address| address.octets()),
         endpoint: Endpoint {
-            id: random_id()?,
+            id: random::id(&random::bytes()?),
             network: network.id.clone(),
             instance: instance.to_owned(),
             interface: join.interface.clone(),
@@ -223,15 +222,6 @@ pub fn join(
 
 fn document<T: Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).expect("it has string keys only")
-}
-
-fn random_id() -> Result<String, NetworkError> {
-    let mut bytes = [0; 32];
-    getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|errno| NetworkError::Host {
-        what: "get random bytes",
-        source: errno.into(),
-    })?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn not_in(network: &Network, address: IpAddr, reason: &str) -> NetworkError {
@@ -398,17 +388,12 @@ pub fn leave(
 ///
 /// # Errors
 /// When the state file cannot be written.
-pub fn release(
-    transaction: &Transaction<'_>,
-    instance: &str,
-    network: Option<&str>,
-) -> Result<(), NetworkError> {
+pub fn release(transaction: &Transaction<'_>, instance: &str) -> Result<(), NetworkError> {
     transaction
         .prepare_cached(
-            "UPDATE network_endpoint SET is_up = 0, is_leaving = 0
-             WHERE instance = ?1 AND (?2 IS NULL OR network = ?2)",
+            "UPDATE network_endpoint SET is_up = 0, is_leaving = 0 WHERE instance = ?1",
         )?
-        .execute(params![instance, network])?;
+        .execute([instance])?;
     Ok(())
 }
 

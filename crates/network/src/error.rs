@@ -140,7 +140,7 @@ pub enum NetworkError {
         owner: String,
     },
     /// The port is that of a program on the host.
-    #[error("port {host_port}/{protocol}{} of the host cannot be used: {source}", on(*host))]
+    #[error("port {host_port}/{protocol}{} of the host cannot be used", on(*host))]
     PortTaken {
         /// The host's address.
         host: Option<IpAddr>,

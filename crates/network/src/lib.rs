@@ -24,6 +24,7 @@ pub mod host;
 mod model;
 mod networks;
 mod publications;
+mod random;
 pub mod wanted;
 
 pub use egress::{Allowed, Destination, Egress, EgressError};

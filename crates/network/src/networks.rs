@@ -6,10 +6,9 @@ use ipnet::IpNet;
 use isle_database::Database;
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::model::{Driver, Network, NewNetwork, Spec, SubnetRequest};
-use crate::{NetworkError, address, host, is_name};
+use crate::{NetworkError, address, host, is_name, random};
 
 /// The name of the network that an instance is on that asks for no certain one.
 pub const DEFAULT: &str = "bridge";
@@ -150,8 +149,8 @@ fn insert(database: &Database, new: &NewNetwork) -> Result<Network, NetworkError
             reason: "use letters, digits, _, . and -, and begin with a letter or digit",
         });
     }
-    let random = random()?;
-    let id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let random = random::bytes()?;
+    let id = random::id(&random);
     database.write(|transaction| {
         if let Some(other) = one(transaction, "name = ?1", &new.name)? {
             return Err(NetworkError::NameInUse {
@@ -197,16 +196,6 @@ fn insert(database: &Database, new: &NewNetwork) -> Result<Network, NetworkError
         )?;
         Ok(network)
     })
-}
-
-fn random() -> Result<[u8; 32], NetworkError> {
-    let mut bytes = [0; 32];
-    // So few bytes come whole, see getrandom(2).
-    getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|errno| NetworkError::Host {
-        what: "get random bytes",
-        source: errno.into(),
-    })?;
-    Ok(bytes)
 }
 
 fn document(spec: &Spec) -> String {

@@ -5,11 +5,10 @@ use std::os::fd::OwnedFd;
 
 use isle_database::Database;
 use rusqlite::{Row, Transaction, params};
-use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
 use crate::host::hold;
-use crate::{NetworkError, Protocol, Publication};
+use crate::{NetworkError, Protocol, Publication, random};
 
 /// Which port of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,7 +186,7 @@ fn one(
     // Those that are nobody's lie together: where to begin is left to chance.
     let start = match publish.host_port {
         HostPort::Within(..) => 0,
-        HostPort::Any => random()? % count,
+        HostPort::Any => u32::from_ne_bytes(random::bytes()?) % count,
     };
     let mut refused = None;
     for offset in 0..count {
@@ -213,15 +212,6 @@ fn one(
             protocol: publish.protocol,
         },
     })
-}
-
-fn random() -> Result<u32, NetworkError> {
-    let mut bytes = [0; 4];
-    getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|errno| NetworkError::Host {
-        what: "get random bytes",
-        source: errno.into(),
-    })?;
-    Ok(u32::from_ne_bytes(bytes))
 }
 
 fn take(

@@ -147,7 +147,7 @@ fn an_address_is_given_once_and_comes_back_to_who_had_it() {
 
     let release = |instance: &str| {
         database
-            .write(|tx| isle_network::release(tx, instance, None))
+            .write(|tx| isle_network::release(tx, instance))
             .unwrap();
     };
     release("i1");

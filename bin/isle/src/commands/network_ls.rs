@@ -69,6 +69,10 @@ pub fn run(args: &Args, context: &Context) -> Result {
     };
     let listing = list.listing(PLAIN)?;
     let engine = context.engine()?;
+    let used = match dangling.is_empty() {
+        true => std::collections::BTreeSet::new(),
+        false => engine.used_networks()?,
+    };
     let mut rows = Vec::new();
     for network in engine.networks()? {
         let kind = match network.name == isle_network::DEFAULT {
@@ -85,9 +89,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
         if !fits {
             continue;
         }
-        if let Some(wanted) = dangling.first()
-            && *wanted == engine.is_network_used(&network)?
-        {
+        if dangling.iter().any(|wanted| *wanted == used.contains(&network.id)) {
             continue;
         }
         rows.push(row(&network, args.no_trunc));

@@ -34,6 +34,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
         return Ok(ExitCode::SUCCESS);
     }
     let engine = context.engine()?;
+    let used = engine.used_networks()?;
     let mut removed = Vec::new();
     let mut code = 0;
     for network in engine.networks()? {
@@ -41,7 +42,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
         let fits = until.iter().all(|moment| network.created_at < *moment)
             && filters.labels_fit(labels)
             && filters.no_label_fits("label!", labels);
-        if !fits || engine.is_network_used(&network)? {
+        if !fits || used.contains(&network.id) {
             continue;
         }
         match engine.remove_network(&network) {

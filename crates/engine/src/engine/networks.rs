@@ -1,5 +1,6 @@
 //! Networks: made, listed, taken away; instances connected to them and ports led to instances.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use isle_network::wanted;
@@ -160,18 +161,19 @@ impl Engine {
         self.note_network(network, "destroy", None)
     }
 
-    /// Whether an instance, running or not, names a network in its configuration.
+    /// The ids of the networks that an instance, running or not, names in its configuration, and of the default
+    /// one.
     ///
     /// # Errors
     /// When the state file cannot be read.
-    pub fn is_network_used(&self, network: &Network) -> Result<bool, EngineError> {
-        if network.name == isle_network::DEFAULT {
-            return Ok(true);
-        }
-        Ok(self.store().list()?.iter().any(|instance| {
+    pub fn used_networks(&self) -> Result<BTreeSet<String>, EngineError> {
+        let default = isle_network::default_network(self.images.database())?;
+        let mut used = BTreeSet::from([default.id]);
+        for instance in self.store().list()? {
             let attachments = instance.config.network.attachments();
-            attachments.iter().any(|a| a.network == network.id)
-        }))
+            used.extend(attachments.iter().map(|one| one.network.clone()));
+        }
+        Ok(used)
     }
 
     fn note_network(

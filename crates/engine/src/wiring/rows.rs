@@ -88,7 +88,7 @@ pub(crate) fn take(database: &Database, instance: &Instance) -> Result<Plan, Net
     }
     let id = instance.id.to_string();
     database.write(|transaction| {
-        isle_network::release(transaction, &id, None)?;
+        isle_network::release(transaction, &id)?;
         isle_network::unpublish(transaction, &id, None)?;
         let links = attachments
             .iter()
@@ -194,7 +194,7 @@ pub(crate) fn give_back(database: &Database, id: &str, is_gone: bool) -> Result<
         isle_network::unpublish(transaction, id, None)?;
         match is_gone {
             true => isle_network::forget(transaction, id, None),
-            false => isle_network::release(transaction, id, None),
+            false => isle_network::release(transaction, id),
         }
     })
 }
