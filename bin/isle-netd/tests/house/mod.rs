@@ -172,7 +172,7 @@ impl House {
     pub fn release(&self, id: &str) {
         let released = self
             .database
-            .write(|transaction| isle_network::release(transaction, id, None));
+            .write(|transaction| isle_network::release(transaction, id));
         released.unwrap();
     }
 
