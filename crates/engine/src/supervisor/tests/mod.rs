@@ -569,9 +569,9 @@ fn those_who_wait_are_told_when_it_has_come_to_that() {
     .into();
     // Whoever has connected is served before whoever connects later; stop comes last.
     std::thread::sleep(Duration::from_millis(50));
-    stage.control().signal(Signal::HUP).unwrap();
+    stage.control().signal(Signal::TERM).unwrap();
     for waiter in waiters {
-        assert_eq!(waiter.join().unwrap().unwrap(), killed_by(Signal::HUP));
+        assert_eq!(waiter.join().unwrap().unwrap(), killed_by(Signal::TERM));
     }
     stage.end();
 }
