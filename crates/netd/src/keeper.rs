@@ -344,32 +344,17 @@ impl Keeper {
         self.rows.read(&mut self.directory)?;
         let before = self.directory.wanted();
         let repaired = repair.repair(dataplane, &self.directory)?;
-        if !repaired.is_anything() {
-            return Ok(());
-        }
         if repaired.tables {
             opened.open_again(dataplane, &self.directory)?;
         }
-        // Who has ended meanwhile did not find what was put back for it a moment later.
-        self.rows.read(&mut self.directory)?;
-        let now = self.directory.wanted();
-        let is_gone =
-            |publication: &&isle_dataplane::Publication| !now.publications.contains(publication);
-        let gone: Vec<_> = before
-            .publications
-            .iter()
-            .filter(is_gone)
-            .copied()
-            .collect();
-        if !gone.is_empty() {
-            dataplane.unpublish(&gone)?;
+        if repaired.is_put_in {
+            // Who has ended meanwhile did not find what was put back for it a moment later.
+            self.rows.read(&mut self.directory)?;
+            let now = self.directory.wanted();
+            repair::take_out(dataplane, &before, &now)?;
         }
-        for guard in before
-            .guards
-            .iter()
-            .filter(|guard| !now.guards.contains(guard))
-        {
-            dataplane.unguard(guard)?;
+        if !repaired.is_anything() {
+            return Ok(());
         }
         // Sockets belong to bridges that are no more.
         self.settle_all();

@@ -1,13 +1,16 @@
-//! One epoll(7) for everything that the keeper waits for, and what it waits for in time.
+//! Everything that the keeper waits for, and what it waits for in time.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use isle_sys::poller;
 use isle_sys::watched::Watched;
-use rustix::event::Timespec;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+
+pub(crate) use isle_sys::poller::Interest;
+
+pub(crate) type Ready = poller::Ready<Token>;
 
 /// What a descriptor, or a point in time, is to the keeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +53,7 @@ pub(crate) enum Token {
     Rest,
 }
 
-impl Token {
+impl poller::Token for Token {
     fn encode(self) -> u64 {
         let (kind, number) = match self {
             Token::Supervisors => (0, 0),
@@ -100,76 +103,36 @@ impl Token {
     }
 }
 
-/// What happened to a descriptor.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ready {
-    pub(crate) token: Token,
-    pub(crate) is_readable: bool,
-    pub(crate) is_writable: bool,
-}
-
-/// What to wait for. That the other end is gone is told in any case, as readable and writable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Interest {
-    pub(crate) read: bool,
-    pub(crate) write: bool,
-}
-
-impl Interest {
-    pub(crate) const READ: Interest = Interest {
-        read: true,
-        write: false,
-    };
-    pub(crate) const WRITE: Interest = Interest {
-        read: false,
-        write: true,
-    };
-
-    fn flags(self) -> EventFlags {
-        let mut flags = EventFlags::empty();
-        flags.set(EventFlags::IN, self.read);
-        flags.set(EventFlags::OUT, self.write);
-        flags
-    }
-}
-
-/// Events that are taken at once; more come with the next call.
-const AT_ONCE: usize = 64;
-
 /// The epoll instance and the clock.
 pub(crate) struct Poller {
-    epoll: OwnedFd,
-    events: Vec<Event>,
+    descriptors: poller::Poller<Token>,
     deadlines: BTreeSet<(Instant, Token)>,
 }
 
 impl Poller {
     pub(crate) fn new() -> io::Result<Poller> {
         Ok(Poller {
-            epoll: epoll::create(CreateFlags::CLOEXEC)?,
-            events: Vec::with_capacity(AT_ONCE),
+            descriptors: poller::Poller::new()?,
             deadlines: BTreeSet::new(),
         })
     }
 
     pub(crate) fn add(&self, fd: impl AsFd, token: Token, interest: Interest) -> io::Result<()> {
-        let data = EventData::new_u64(token.encode());
-        Ok(epoll::add(&self.epoll, fd, data, interest.flags())?)
+        self.descriptors.add(fd, token, interest)
     }
 
     pub(crate) fn modify(&self, fd: impl AsFd, token: Token, interest: Interest) -> io::Result<()> {
-        let data = EventData::new_u64(token.encode());
-        Ok(epoll::modify(&self.epoll, fd, data, interest.flags())?)
+        self.descriptors.modify(fd, token, interest)
     }
 
     /// For a descriptor that is waited for now and then: [`Poller::watch`].
     pub(crate) fn watched(fd: OwnedFd, token: Token) -> io::Result<Watched> {
-        Watched::new(fd, token.encode())
+        poller::Poller::watched(fd, token)
     }
 
     /// Waits for this from now on. One that nothing is wanted of is not looked at, not even whether it is gone.
     pub(crate) fn watch(&self, watched: &mut Watched, interest: Interest) {
-        watched.watch(&self.epoll, interest.flags());
+        self.descriptors.watch(watched, interest);
     }
 
     /// Wakes for `token` at that time, once.
@@ -184,29 +147,8 @@ impl Poller {
 
     /// Waits until something is ready or a time has come. Returns both.
     pub(crate) fn wait(&mut self) -> io::Result<(Vec<Ready>, Vec<Token>)> {
-        let timeout = self.deadlines.first().map(|(deadline, _)| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            Timespec {
-                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            }
-        });
-        self.events.clear();
-        let into = rustix::buffer::spare_capacity(&mut self.events);
-        match epoll::wait(&self.epoll, into, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let ready = |event: &Event| {
-            let flags = event.flags;
-            let is_over = flags.intersects(EventFlags::HUP | EventFlags::ERR);
-            Ready {
-                token: Token::decode(event.data.u64()),
-                is_readable: is_over || flags.contains(EventFlags::IN),
-                is_writable: is_over || flags.contains(EventFlags::OUT),
-            }
-        };
-        let ready = self.events.iter().map(ready).collect();
+        let next = self.deadlines.first().map(|(deadline, _)| *deadline);
+        let ready = self.descriptors.wait(next)?;
         let now = Instant::now();
         let mut due = Vec::new();
         while let Some((time, token)) = self.deadlines.first().copied()

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::{Duration, Instant};
 
-use isle_dataplane::{Dataplane, Disturbance, Realm, Repaired, Watch};
+use isle_dataplane::{Dataplane, Disturbance, Realm, Repaired, Wanted, Watch};
 
 use crate::directory::Directory;
 use crate::poller::{Interest, Poller, Token};
@@ -129,6 +129,27 @@ impl Repair {
     fn has_links(&self) -> bool {
         !self.gone.is_empty() || !self.loose.is_empty()
     }
+}
+
+/// What was wanted and is not any more.
+pub(crate) fn take_out(
+    dataplane: &mut Dataplane,
+    before: &Wanted,
+    now: &Wanted,
+) -> Result<(), isle_dataplane::Error> {
+    let publications = before.publications.iter();
+    let gone: Vec<_> = publications
+        .filter(|publication| !now.publications.contains(publication))
+        .copied()
+        .collect();
+    if !gone.is_empty() {
+        dataplane.unpublish(&gone)?;
+    }
+    before
+        .guards
+        .iter()
+        .filter(|guard| !now.guards.contains(guard))
+        .try_for_each(|guard| dataplane.unguard(guard))
 }
 
 /// For people.

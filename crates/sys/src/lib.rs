@@ -13,6 +13,7 @@
 //! - [`namespace`]: namespaces of a thread (unshare(2), setns(2)).
 //! - [`netlink`]: options of sockets that speak to the kernel.
 //! - [`pidfd`]: how a process has ended that is not the caller's child.
+//! - [`poller`]: everything that an event loop waits for (epoll(7)).
 //! - [`process`]: the few calls that a runtime's parent process needs.
 //! - [`quota`]: limits of what a project of files holds.
 //! - [`random`]: a seed for the kernel's random numbers.
@@ -37,6 +38,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod pidfd;
+pub mod poller;
 pub mod process;
 pub mod quota;
 pub mod random;

@@ -22,13 +22,17 @@ pub struct Repaired {
     pub ports: Vec<String>,
     /// Endpoints without a link. These cannot be made from here: who has the instance connects it again.
     pub lost: Vec<String>,
+    /// All that was wanted was put into the tables, whether it was there or not: what nobody wants any more by now
+    /// is to be taken out again.
+    pub is_put_in: bool,
 }
 
 impl Repaired {
     /// Whether anything was wrong.
     #[must_use]
     pub fn is_anything(&self) -> bool {
-        *self != Self::default()
+        let wrong = [&self.bridges, &self.ports, &self.lost];
+        self.tables || wrong.iter().any(|links| !links.is_empty())
     }
 }
 
@@ -69,6 +73,7 @@ impl Dataplane {
             repaired.ports.push(endpoint.link.clone());
         }
         repaired.tables = self.repair_tables(wanted)?;
+        repaired.is_put_in = true;
         Ok(repaired)
     }
 

@@ -1,11 +1,11 @@
-//! One epoll(7) for everything that the supervisor waits for.
+//! Everything that the supervisor waits for.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use isle_sys::poller;
 
-use rustix::event::Timespec;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+pub(super) use isle_sys::poller::Interest;
+
+pub(super) type Poller = poller::Poller<Token>;
+pub(super) type Ready = poller::Ready<Token>;
 
 /// What a descriptor is to the supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +53,9 @@ impl Token {
         Token::Backend,
         Token::Keeper,
     ];
+}
 
+impl poller::Token for Token {
     fn encode(self) -> u64 {
         let with = |kind: u64, number: u32| (kind << 32) | u64::from(number);
         match self {
@@ -77,98 +79,5 @@ impl Token {
             3 => Token::SessionStdout(number),
             _ => Token::SessionStderr(number),
         }
-    }
-}
-
-/// What happened to a descriptor.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ready {
-    pub(super) token: Token,
-    pub(super) is_readable: bool,
-    pub(super) is_writable: bool,
-}
-
-/// The epoll instance.
-pub(super) struct Poller {
-    epoll: OwnedFd,
-    events: Vec<Event>,
-}
-
-/// What to wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Interest {
-    pub(super) read: bool,
-    pub(super) write: bool,
-}
-
-impl Interest {
-    pub(super) const READ: Interest = Interest {
-        read: true,
-        write: false,
-    };
-    pub(super) const WRITE: Interest = Interest {
-        read: false,
-        write: true,
-    };
-
-    fn flags(self) -> EventFlags {
-        let mut flags = EventFlags::empty();
-        flags.set(EventFlags::IN, self.read);
-        flags.set(EventFlags::OUT, self.write);
-        flags
-    }
-}
-
-/// Events that are taken at once; more come with the next call.
-const AT_ONCE: usize = 32;
-
-impl Poller {
-    pub(super) fn new() -> io::Result<Poller> {
-        Ok(Poller {
-            epoll: epoll::create(CreateFlags::CLOEXEC)?,
-            events: Vec::with_capacity(AT_ONCE),
-        })
-    }
-
-    pub(super) fn add(&self, fd: impl AsFd, token: Token, interest: Interest) -> io::Result<()> {
-        let data = EventData::new_u64(token.encode());
-        Ok(epoll::add(&self.epoll, fd, data, interest.flags())?)
-    }
-
-    pub(super) fn modify(&self, fd: impl AsFd, token: Token, interest: Interest) -> io::Result<()> {
-        let data = EventData::new_u64(token.encode());
-        Ok(epoll::modify(&self.epoll, fd, data, interest.flags())?)
-    }
-
-    /// Harmless when it is not there.
-    pub(super) fn remove(&self, fd: impl AsFd) {
-        let _ = epoll::delete(&self.epoll, fd);
-    }
-
-    /// Waits until something is ready or the deadline has come.
-    pub(super) fn wait(&mut self, deadline: Option<Instant>) -> io::Result<Vec<Ready>> {
-        let timeout = deadline.map(|deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            Timespec {
-                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            }
-        });
-        self.events.clear();
-        let into = rustix::buffer::spare_capacity(&mut self.events);
-        match epoll::wait(&self.epoll, into, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let ready = |event: &Event| {
-            let flags = event.flags;
-            let is_over = flags.intersects(EventFlags::HUP | EventFlags::ERR);
-            Ready {
-                token: Token::decode(event.data.u64()),
-                is_readable: is_over || flags.contains(EventFlags::IN),
-                is_writable: is_over || flags.contains(EventFlags::OUT),
-            }
-        };
-        Ok(self.events.iter().map(ready).collect())
     }
 }
