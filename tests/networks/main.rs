@@ -42,7 +42,7 @@ isle_tests::stories! {
     neighbours_of_six_bytes_reach_each_other [Need::Isle],
     a_network_can_be_shared_or_the_hosts [Need::Isle, Need::Only(Level::Container)],
     instances_without_icc_do_not_reach_each_other [Need::Isle],
-    macvlan_instances_are_on_the_hosts_wire [Need::Isle, Need::Only(Level::Container)],
+    macvlan_instances_are_on_the_hosts_wire [Need::Isle],
     rates_are_in_the_kernel [Need::Isle],
     many_starts_leave_nothing [Need::Isle],
     a_published_port_is_reached_by_every_way [Need::Isle],
@@ -470,10 +470,18 @@ fn macvlan_instances_are_on_the_hosts_wire(world: &World) {
         "outside"
     );
     assert_eq!(outside.last_client(), "192.0.2.40");
+    world.isle(["restart", "-t", "0", "a"]).succeeds();
+    assert_eq!(
+        reach::reaches_port(world, "a", isle_tests::NEIGHBOUR[0], 8000),
+        "outside"
+    );
     world
         .script(&["--rm", "--network", "lan", "--egress", "deny"], "true")
         .exits_with(125)
         .complains("macvlan");
+    world.isle(["rm", "-f", "a"]).succeeds();
+    let links = world.on_host(["ip", "-brief", "link"]).succeeds();
+    assert!(!links.contains("@wire"), "{links}");
 }
 
 fn rates_are_in_the_kernel(world: &World) {

@@ -27,6 +27,12 @@ pub fn a_published_port_is_reached_by_every_way(world: &World) {
             "{instance}"
         );
     }
+    let stats = ["stats", "--no-stream", "--format", "{{.NetIO}}", "web"];
+    let carried = world.isle(stats).succeeds();
+    assert!(
+        carried.contains("kB / ") && !carried.contains(" 0B"),
+        "{carried}"
+    );
     let line = world
         .isle(["ps", "--format", "{{.Ports}}", "--filter", "name=web"])
         .succeeds();
@@ -104,17 +110,25 @@ pub fn dockers_forms_are_understood(world: &World) {
 pub fn datagrams_are_passed_on_both_ways(world: &World) {
     world.use_own_host("");
     let script = "import socket
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.bind(('0.0.0.0', 53))
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+s.bind(('::', 53))
 while True:
     data, peer = s.recvfrom(2048)
     s.sendto(data, peer)";
+    crate::network(world, "both", &["--ipv6"]);
+    let flags = ["--network", "both", "-p", "5353:53/udp"];
     world
-        .isle(["run", "-d", "--name", "echo", "-p", "5353:53/udp"])
+        .isle(["run", "-d", "--name", "echo"])
+        .arguments(flags)
         .arguments([world.image("python").as_str(), "python3", "-c", script])
         .succeeds();
     let ask = |host: &str| {
-        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        let any = if host.contains(':') {
+            "[::]:0"
+        } else {
+            "0.0.0.0:0"
+        };
+        let socket = UdpSocket::bind(any).expect("a socket");
         socket
             .set_read_timeout(Some(Duration::from_millis(500)))
             .expect("a time");
@@ -128,8 +142,12 @@ while True:
         }
         String::new()
     };
-    assert_eq!(world.in_host(|| ask("127.0.0.1")), "hello");
-    assert_eq!(world.in_neighbour(|| ask(ON_WIRE[0])), "hello");
+    for loopback in ["127.0.0.1", "::1"] {
+        assert_eq!(world.in_host(|| ask(loopback)), "hello", "{loopback}");
+    }
+    for on_wire in ON_WIRE {
+        assert_eq!(world.in_neighbour(|| ask(on_wire)), "hello", "{on_wire}");
+    }
 }
 
 pub fn a_taken_port_is_refused_before_anything_starts(world: &World) {

@@ -1,11 +1,12 @@
 //! Interfaces and packet filters.
 
+use std::io;
 use std::path::Path;
 
+use isle_netlink::link::{Kind, Link};
+use isle_netlink::nftables::{self, BaseChain, Hook, Policy};
+use isle_netlink::{Batch, Protocol, Socket};
 use isle_sys::features;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
-};
 
 use crate::{Check, Section, State};
 
@@ -37,9 +38,10 @@ pub(crate) fn checks() -> Vec<Check> {
                 .remedy(format!("load the module: modprobe {kind}")),
         );
     }
-    let filter = ask_nftables();
+    let filter = Socket::open(Protocol::Netfilter)
+        .and_then(|socket| nftables::generation(&socket).map_err(|refused| refused.error));
     let found = match &filter {
-        Ok(()) => "works".to_owned(),
+        Ok(_) => "works".to_owned(),
         Err(error) => error.to_string(),
     };
     checks.push(
@@ -48,6 +50,9 @@ pub(crate) fn checks() -> Vec<Check> {
             .meaning("published ports and masquerading", NETWORKS)
             .remedy("load the module: modprobe nf_tables"),
     );
+    if filter.is_ok() {
+        checks.push(firewall());
+    }
     checks.push(
         Check::there(SECTION, "tun devices", Path::new("/dev/net/tun").exists())
             .meaning(
@@ -59,79 +64,115 @@ pub(crate) fn checks() -> Vec<Check> {
     checks
 }
 
-// linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/netfilter/nfnetlink.h
-const NLMSG_ERROR: u16 = 2;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_CREATE_EXCLUSIVE: u16 = 0x600;
-const RTM_NEWLINK: u16 = 16;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
-const IFLA_VXLAN_ID: u16 = 1;
-const NFT_MSG_GETGEN: u16 = (10 << 8) | 16;
-
-fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(16 + body.len()).expect("messages here are short");
-    let mut message = Vec::with_capacity(16 + body.len());
-    message.extend(length.to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-    message.extend([0; 8]); // sequence number, port
-    message.extend(body);
-    message
-}
-
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(4 + value.len()).expect("attributes here are short");
-    let mut attribute = Vec::with_capacity(value.len() + 8);
-    attribute.extend(length.to_ne_bytes());
-    attribute.extend(kind.to_ne_bytes());
-    attribute.extend(value);
-    attribute.resize(attribute.len().next_multiple_of(4), 0);
-    attribute
-}
-
-/// Sends one message to the kernel; the answer is an error, or something else.
-fn ask(protocol: Option<rustix::net::Protocol>, message: &[u8]) -> std::io::Result<()> {
-    let socket = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        protocol,
-    )?;
-    send(&socket, message, SendFlags::empty())?;
-    let mut answer = [0_u8; 1024];
-    let (length, _) = recv(&socket, &mut answer, RecvFlags::empty())?;
-    if length < 20 {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
-    }
-    let kind = u16::from_ne_bytes([answer[4], answer[5]]);
-    let error = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
-    if kind == NLMSG_ERROR && error != 0 {
-        return Err(std::io::Error::from_raw_os_error(-error));
-    }
-    Ok(())
-}
-
 /// Makes an interface in the namespace of the calling thread.
-fn make_interface(kind: &str) -> std::io::Result<()> {
-    let mut information = attribute(IFLA_INFO_KIND, kind.as_bytes());
-    if kind == "vxlan" {
-        let identifier = attribute(IFLA_VXLAN_ID, &42_u32.to_ne_bytes());
-        information.extend(attribute(IFLA_INFO_DATA, &identifier));
-    }
-    let mut body = vec![0; 16]; // struct ifinfomsg
-    body.extend(attribute(IFLA_LINKINFO, &information));
-    let message = message(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE_EXCLUSIVE, &body);
-    // NETLINK_ROUTE is 0, the default
-    ask(None, &message)
+fn make_interface(kind: &str) -> io::Result<()> {
+    let peer = Link::default();
+    let kind = match kind {
+        "veth" => Kind::Veth(&peer),
+        "vxlan" => Kind::Vxlan(42),
+        _ => Kind::Bridge,
+    };
+    let mut batch = Batch::default();
+    batch.create_link(&Link::default(), kind);
+    let sent = Socket::route()?.send(&batch);
+    sent.map_err(|refused| refused.error)
 }
 
-fn ask_nftables() -> std::io::Result<()> {
-    // struct nfgenmsg
-    ask(
-        Some(netlink::NETFILTER),
-        &message(NFT_MSG_GETGEN, 0, &[0; 4]),
+/// Chains of other programs that throw away what goes through the host when none of their rules takes it: an
+/// instance's packets need the consent of every table.
+fn closed_chains() -> io::Result<Vec<BaseChain>> {
+    let socket = Socket::open(Protocol::Netfilter)?;
+    let mut chains = nftables::base_chains(&socket).map_err(|refused| refused.error)?;
+    chains.retain(|chain| {
+        chain.hook == Hook::FORWARD
+            && chain.policy == Policy::Drop
+            && ["ip", "ip6", "inet"].contains(&chain.family)
+    });
+    Ok(chains)
+}
+
+/// How one of them is told to let the bridges of Isle through.
+fn opening(chain: &BaseChain) -> String {
+    // Docker asks this one first, and never changes it.
+    let name = match (chain.table.as_str(), chain.name.as_str()) {
+        ("filter", "FORWARD") if chain.family == "ip" && has_docker() => "DOCKER-USER",
+        (_, name) => name,
+    };
+    let BaseChain { family, table, .. } = chain;
+    format!(
+        "nft insert rule {family} {table} {name} iifname \"isl-*\" accept; nft insert rule {family} {table} {name} oifname \"isl-*\" accept"
     )
+}
+
+fn has_docker() -> bool {
+    Path::new("/sys/class/net/docker0").exists()
+}
+
+fn firewall() -> Check {
+    let name = "other firewalls";
+    let check = match closed_chains() {
+        Ok(closed) if closed.is_empty() => {
+            Check::ok(SECTION, name, "none that drops what is forwarded")
+        }
+        Ok(closed) => {
+            let found: Vec<String> = closed
+                .iter()
+                .map(|chain| {
+                    format!(
+                        "{} {} {} drops what no rule of it accepts",
+                        chain.family, chain.table, chain.name
+                    )
+                })
+                .collect();
+            let remedy: Vec<String> = closed.iter().map(opening).collect();
+            Check::ok(SECTION, name, found.join("; "))
+                .or_state(false, State::Unusable)
+                .remedy(format!(
+                    "unless it has such rules already: {}",
+                    remedy.join("; ")
+                ))
+        }
+        Err(error) => Check::ok(SECTION, name, format!("cannot be read: {error}")),
+    };
+    check.meaning(
+        "whether instances reach beyond the host and are reached on published ports",
+        NETWORKS,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::State;
+
+    fn shell(command: &str) {
+        let status = Command::new("sh").args(["-c", command]).status();
+        assert!(status.expect("a shell").success(), "{command}");
+    }
+
+    #[test]
+    fn a_chain_of_others_that_drops_what_is_forwarded_is_told_with_the_way_out() {
+        let looked = features::in_new_network_namespace(|| {
+            let before = firewall();
+            shell(
+                "nft add table ip filter
+                 nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'
+                 nft 'add chain ip filter INPUT { type filter hook input priority 0; policy drop; }'",
+            );
+            let closed = firewall();
+            let remedy = closed.remedy.as_deref().unwrap_or_default();
+            let commands = remedy.strip_prefix("unless it has such rules already: ");
+            shell(commands.expect("a way out"));
+            (before, closed)
+        });
+        let (before, closed) = looked.expect("root may make a network namespace");
+        assert_eq!(before.state, State::Ok);
+        assert_eq!(closed.state, State::Unusable);
+        assert_eq!(
+            closed.found,
+            "ip filter FORWARD drops what no rule of it accepts"
+        );
+    }
 }

@@ -45,16 +45,6 @@ pub(crate) fn read(cgroup: Option<&Cgroup>) -> io::Result<Stats> {
         *field = kibibytes.unwrap_or(0) * 1024;
     }
     let links = fs::read_to_string("/proc/net/dev").unwrap_or_default();
-    let links = links
-        .lines()
-        .skip(2)
-        .filter_map(|line| line.split_once(':'));
-    for (_, counters) in links.filter(|(name, _)| name.trim() != "lo") {
-        let mut numbers = counters
-            .split_whitespace()
-            .map(|n| n.parse().unwrap_or(0_u64));
-        stats.received_bytes += numbers.next().unwrap_or(0);
-        stats.sent_bytes += numbers.nth(7).unwrap_or(0);
-    }
+    (stats.received_bytes, stats.sent_bytes) = isle_netlink::link::carried(&links);
     Ok(stats)
 }

@@ -27,6 +27,7 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_MACVLAN_MODE: u16 = 1;
+const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
@@ -68,6 +69,8 @@ pub enum Kind<'a> {
     Macvlan(MacvlanMode),
     /// The same with a character device, `/dev/tapN`, in place of the host's stack.
     Macvtap(MacvlanMode),
+    /// A link through other networks, with the number of what it carries, see ip-link(8).
+    Vxlan(u32),
 }
 
 /// How macvlan links of one parent see each other (`MACVLAN_MODE_…`).
@@ -118,6 +121,7 @@ impl Batch {
                 Kind::Veth(_) => "veth",
                 Kind::Macvlan(_) => "macvlan",
                 Kind::Macvtap(_) => "macvtap",
+                Kind::Vxlan(_) => "vxlan",
             },
         );
         let data = self.begin(IFLA_INFO_DATA);
@@ -132,6 +136,7 @@ impl Batch {
             Kind::Macvlan(mode) | Kind::Macvtap(mode) => {
                 self.number(IFLA_MACVLAN_MODE, mode as u32);
             }
+            Kind::Vxlan(number) => self.number(IFLA_VXLAN_ID, number),
         }
         self.end(data);
         self.end(information);
@@ -236,4 +241,22 @@ pub fn parse(payload: &[u8]) -> Option<Told> {
             .to_owned(),
         is_of_bridge: fixed[0] == AF_BRIDGE,
     })
+}
+
+/// Bytes received and sent on all links but loopback, of a table as in `/proc/net/dev`, see proc_pid_net(5).
+#[must_use]
+pub fn carried(table: &str) -> (u64, u64) {
+    let links = table
+        .lines()
+        .skip(2)
+        .filter_map(|line| line.split_once(':'));
+    let mut sum = (0, 0);
+    for (_, counters) in links.filter(|(name, _)| name.trim() != "lo") {
+        let mut numbers = counters
+            .split_whitespace()
+            .map(|n| n.parse().unwrap_or(0_u64));
+        sum.0 += numbers.next().unwrap_or(0);
+        sum.1 += numbers.nth(7).unwrap_or(0);
+    }
+    sum
 }

@@ -1,8 +1,11 @@
 //! Virtual network cards: tun(4), see `Documentation/networking/tuntap.rst` of the kernel.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::fs::{FileType, Mode, OFlags, makedev, mknodat, openat};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 /// What goes with a card of frames (a tap).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,4 +43,54 @@ pub fn tap(name: &str, offloads: Offloads) -> io::Result<OwnedFd> {
         0 => Ok(file.into()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Opens the character device of a macvtap link of the calling thread's network namespace. Its frames are
+/// preceded by `struct virtio_net_hdr`. The link stays when the descriptor is closed.
+///
+/// # Errors
+/// When there is no such link, or `CAP_SYS_ADMIN` or `CAP_MKNOD` is missing.
+pub fn macvtap(link: &str) -> io::Result<OwnedFd> {
+    // What is mounted on /sys may be of another network namespace, and /dev need not know of the device.
+    let sys = unattached("sysfs")?;
+    let read_only = OFlags::RDONLY | OFlags::CLOEXEC;
+    let text = |path: String| -> io::Result<String> {
+        let mut text = String::new();
+        File::from(openat(&sys, path, read_only, Mode::empty())?).read_to_string(&mut text)?;
+        Ok(text.trim().to_owned())
+    };
+    let index = text(format!("class/net/{link}/ifindex"))?;
+    let numbers = text(format!("class/net/{link}/tap{index}/dev"))?;
+    let numbers = numbers
+        .split_once(':')
+        .map(|(major, minor)| (major.parse(), minor.parse()));
+    let Some((Ok(major), Ok(minor))) = numbers else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let devices = unattached("tmpfs")?;
+    let mode = Mode::RUSR | Mode::WUSR;
+    mknodat(
+        &devices,
+        "tap",
+        FileType::CharacterDevice,
+        mode,
+        makedev(major, minor),
+    )?;
+    Ok(openat(
+        &devices,
+        "tap",
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
+/// A file system that is mounted nowhere.
+fn unattached(kind: &str) -> io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    Ok(fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?)
 }

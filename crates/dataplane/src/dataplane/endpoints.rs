@@ -174,6 +174,42 @@ impl Dataplane {
         result
     }
 
+    /// Connects a virtual machine to a link of the host's (`parent`) by a macvtap: the descriptor is the network card's
+    /// other side. The link, of the endpoint's name, stays until [`Dataplane::detach`]. What is not looked at is as in
+    /// [`Dataplane::attach_macvlan`].
+    ///
+    /// # Errors
+    /// When the parent is not there or cannot carry it, or the kernel refuses.
+    pub fn attach_macvtap(
+        &mut self,
+        parent: &str,
+        mode: MacvlanMode,
+        endpoint: &Endpoint,
+    ) -> Result<OwnedFd, Error> {
+        let operation = format!("connect a virtual machine to {parent:?} by a macvtap");
+        let parent = self.need(parent, &operation)?;
+        let mut batch = Batch::default();
+        let link = Link {
+            name: Some(&endpoint.link),
+            mac: Some(endpoint.mac),
+            mtu: endpoint.mtu,
+            parent: Some(parent),
+            is_up: Some(true),
+            // The host has no business on it.
+            is_without_link_local: true,
+            ..Link::default()
+        };
+        batch.create_link(&link, Kind::Macvtap(mode));
+        // Somebody who was killed may have left it.
+        self.delete_link(&operation, &endpoint.link)?;
+        self.send(&operation, &batch)?;
+        let opened = isle_sys::tun::macvtap(&endpoint.link).map_err(|source| Error::System {
+            operation: format!("open the device of the macvtap {:?}", endpoint.link),
+            source,
+        });
+        self.or_detach(endpoint, opened)
+    }
+
     /// Takes an endpoint's link on the host away, and with it the one inside; harmless when it is gone.
     ///
     /// The kernel takes some 20 ms for it. A cable goes by itself, a little later, when the namespace at its other end

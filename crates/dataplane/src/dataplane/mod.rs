@@ -51,6 +51,14 @@ impl Dataplane {
         }
     }
 
+    /// Whether there is a link of that name on the host.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn has_link(&mut self, link: &str) -> Result<bool, Error> {
+        Ok(self.index(link)?.is_some())
+    }
+
     fn need(&mut self, link: &str, operation: &str) -> Result<u32, Error> {
         self.index(link)?.ok_or_else(|| Error::NoLink {
             operation: operation.to_owned(),

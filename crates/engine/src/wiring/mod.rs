@@ -38,21 +38,6 @@ pub(crate) enum Parked {
     New(OwnedFd),
 }
 
-/// A virtual machine is on networks by bridges alone.
-fn has_bridge(link: &Link) -> Result<(), StartError> {
-    match link.network.spec.driver {
-        Driver::Bridge => Ok(()),
-        Driver::Macvlan { .. } => Err(StartError {
-            message: format!(
-                "cannot connect to network {}: a virtual machine is connected to networks of the driver bridge only; \
-                 use --isolation container",
-                link.network.name
-            ),
-            exit_code: 125,
-        }),
-    }
-}
-
 /// The networks of one instance, on the side of the kernel.
 #[derive(Debug)]
 pub(crate) struct Wiring {
@@ -215,17 +200,22 @@ impl Wiring {
     /// # Errors
     /// When the kernel refuses.
     pub(crate) fn taps(&mut self) -> Result<Vec<OwnedFd>, StartError> {
-        let links = &self.plan.links;
-        for link in links {
-            has_bridge(link)?;
-        }
-        let endpoints: Vec<_> = links.iter().map(|link| endpoint(link, links)).collect();
-        let dataplane = self.dataplane();
-        endpoints
-            .iter()
-            .map(|endpoint| dataplane.attach_tap(endpoint, OFFLOADS))
+        (0..self.plan.links.len())
+            .map(|number| self.tap(number))
             .collect::<Result<_, _>>()
             .map_err(failed("cannot connect to the network"))
+    }
+
+    fn tap(&mut self, number: usize) -> Result<OwnedFd, Error> {
+        let link = &self.plan.links[number];
+        let endpoint = endpoint(link, &self.plan.links);
+        match link.network.spec.driver.clone() {
+            Driver::Bridge => self.dataplane().attach_tap(&endpoint, OFFLOADS),
+            Driver::Macvlan { parent, mode } => {
+                self.dataplane()
+                    .attach_macvtap(&parent, mode.into(), &endpoint)
+            }
+        }
     }
 
     /// Connects a virtual machine that runs to one network more: by the tap of that name that one of its cards has and that is
@@ -238,30 +228,41 @@ impl Wiring {
         link: Link,
         parked: &str,
     ) -> Result<(Endpoint, Parked), StartError> {
-        has_bridge(&link)?;
+        let cannot = || failed("cannot connect to the network");
         let (bridge, guard) = (bridge(&link.network), guard(&link));
         self.plan.links.push(link);
+        let number = self.plan.links.len() - 1;
         let links = &self.plan.links;
-        let endpoint = endpoint(&links[links.len() - 1], links);
-        let dataplane = self.dataplane();
+        let endpoint = endpoint(&links[number], links);
         let result = (|| {
+            let dataplane = self.dataplane();
             if let Some(bridge) = &bridge {
-                dataplane.ensure_bridge(bridge)?;
+                dataplane.ensure_bridge(bridge).map_err(cannot())?;
+                if let Some(guard) = &guard {
+                    dataplane.guard(guard).map_err(cannot())?;
+                }
+                let is_parked = dataplane.attach_parked(parked, &endpoint);
+                if is_parked.map_err(cannot())? {
+                    return Ok(Parked::Taken);
+                }
+            } else if dataplane.has_link(parked).map_err(cannot())? {
+                return Err(StartError {
+                    message: format!(
+                        "cannot connect {} to a macvlan network while the machine runs: it began on a bridge, and has \
+                         that network card until it ends; stop the instance, connect it, start it",
+                        endpoint.interface
+                    ),
+                    exit_code: 125,
+                });
             }
-            if let Some(guard) = &guard {
-                dataplane.guard(guard)?;
-            }
-            if dataplane.attach_parked(parked, &endpoint)? {
-                return Ok(Parked::Taken);
-            }
-            dataplane.attach_tap(&endpoint, OFFLOADS).map(Parked::New)
+            self.tap(number).map(Parked::New).map_err(cannot())
         })();
         match result {
             Ok(found) => Ok((endpoint, found)),
             Err(error) => {
                 let link = self.plan.links.pop().expect("pushed above");
                 let _ = self.detach(&link);
-                Err(failed("cannot connect to the network")(error))
+                Err(error)
             }
         }
     }

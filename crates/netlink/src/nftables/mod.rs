@@ -19,6 +19,7 @@ const NFNL_SUBSYS_NFTABLES: u16 = 10 << 8;
 const NFT_MSG_NEWTABLE: u16 = 0;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
+const NFT_MSG_GETCHAIN: u16 = 4;
 const NFT_MSG_DELCHAIN: u16 = 5;
 const NFT_MSG_NEWRULE: u16 = 6;
 const NFT_MSG_GETRULE: u16 = 7;
@@ -32,6 +33,7 @@ const NFT_MSG_GETGEN: u16 = 16;
 const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_GEN_ID: u16 = 1;
 const NFTA_GEN_PROC_PID: u16 = 2;
+const NLM_F_DUMP: u16 = 0x300;
 
 /// `struct nfgenmsg`: family, version, resource.
 fn header(family: Family) -> [u8; 4] {
@@ -95,7 +97,6 @@ pub fn rules(
     table: &str,
     mut told: impl FnMut(&str),
 ) -> Result<(), Refused> {
-    const NLM_F_DUMP: u16 = 0x300;
     const NFTA_RULE_CHAIN: u16 = 2;
     let mut batch = Batch::default();
     let kind = NFNL_SUBSYS_NFTABLES | NFT_MSG_GETRULE;
@@ -109,5 +110,61 @@ pub fn rules(
         {
             told(chain);
         }
+    })
+}
+
+/// A chain of somebody's that packets come to by themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseChain {
+    /// `ip`, `ip6`, `inet`, …; empty for one that nft(8) has no name for.
+    pub family: &'static str,
+    /// The table that it is in.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// Where: `NF_INET_…`, see [`Hook`].
+    pub hook: u32,
+    /// What happens to a packet that no rule of it decides about.
+    pub policy: Policy,
+}
+
+/// The base chains of all tables.
+///
+/// # Errors
+/// When the kernel has no nf_tables, or does not let the process ask.
+pub fn base_chains(socket: &Socket) -> Result<Vec<BaseChain>, Refused> {
+    let mut batch = Batch::default();
+    let kind = NFNL_SUBSYS_NFTABLES | NFT_MSG_GETCHAIN;
+    batch.message(kind, NLM_F_DUMP, &header(Family::Any));
+    let mut chains = Vec::new();
+    socket.dump(&batch, |_, payload| chains.extend(parse_chain(payload)))?;
+    Ok(chains)
+}
+
+fn parse_chain(payload: &[u8]) -> Option<BaseChain> {
+    const NFTA_CHAIN_TABLE: u16 = 1;
+    const NFTA_CHAIN_NAME: u16 = 3;
+    const NFTA_CHAIN_HOOK: u16 = 4;
+    const NFTA_CHAIN_POLICY: u16 = 5;
+    const NFTA_HOOK_HOOKNUM: u16 = 1;
+    let attributes = Attributes(payload.get(4..)?);
+    let hook = attributes.nested(NFTA_CHAIN_HOOK)?;
+    Some(BaseChain {
+        family: match payload[0] {
+            1 => "inet",
+            2 => "ip",
+            3 => "arp",
+            5 => "netdev",
+            7 => "bridge",
+            10 => "ip6",
+            _ => "",
+        },
+        table: attributes.text(NFTA_CHAIN_TABLE)?.to_owned(),
+        name: attributes.text(NFTA_CHAIN_NAME)?.to_owned(),
+        hook: hook.number_be(NFTA_HOOK_HOOKNUM)?,
+        policy: match attributes.number_be(NFTA_CHAIN_POLICY) {
+            Some(0) => Policy::Drop,
+            _ => Policy::Accept,
+        },
     })
 }

@@ -472,20 +472,8 @@ impl From<Stdio> for isle_runtime::Stdio {
     }
 }
 
-/// Bytes received and sent on all links but loopback, from `/proc/<pid>/net/dev`.
+/// Bytes received and sent on all links but loopback.
 fn network_bytes(pid: i32) -> io::Result<(u64, u64)> {
     let table = fs::read_to_string(format!("/proc/{pid}/net/dev"))?;
-    let links = table
-        .lines()
-        .skip(2)
-        .filter_map(|line| line.split_once(':'));
-    let mut sum = (0, 0);
-    for (_, counters) in links.filter(|(name, _)| name.trim() != "lo") {
-        let mut numbers = counters
-            .split_whitespace()
-            .map(|n| n.parse().unwrap_or(0_u64));
-        sum.0 += numbers.next().unwrap_or(0);
-        sum.1 += numbers.nth(7).unwrap_or(0);
-    }
-    Ok(sum)
+    Ok(isle_netlink::link::carried(&table))
 }

@@ -356,6 +356,7 @@ impl Running {
                 .unwrap_or(guest.guest_memory)
                 .min(guest.guest_memory)
                 .min(machine.guest_memory_bytes),
+            network: Some((guest.received_bytes, guest.sent_bytes)),
             block_io: (guest.read_bytes, guest.written_bytes),
             pids: guest.pids,
             ..seen_from_host
