@@ -29,7 +29,6 @@ pub mod machines;
 mod merge;
 mod names;
 mod paths;
-mod programs;
 mod protocol;
 mod reconcile;
 mod session;

@@ -89,7 +89,7 @@ pub fn set_pool(
     size: u32,
     progress: &mut (dyn FnMut(Preparation) + Send),
 ) -> Result<String, StartError> {
-    let base = vm::Base::prepare(resources, false, paths, progress)?;
+    let base = vm::base(resources, false, paths, progress)?;
     let name = base.template.key().to_string();
     pools_of(paths)
         .set(&base.template, size)

@@ -195,6 +195,7 @@ fn rehearse(guest: &mut Connection) {
         spec: &spec,
         user: Some(&root),
         seccomp: Some(&seccomp),
+        root_share: None,
     };
     let (stdio, ends) = streams(false);
     let process = guest.launch(&prepare(), &workload, stdio).unwrap();
@@ -315,6 +316,7 @@ fn main() {
             spec: &spec,
             user: Some(&root),
             seccomp: Some(&seccomp),
+            root_share: None,
         };
         let is_split = std::env::var_os("SPLIT").is_some();
         let mut prepared = 0.0;

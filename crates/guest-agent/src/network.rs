@@ -55,7 +55,7 @@ pub(crate) fn configure(network: &Network, found: &str) -> io::Result<()> {
     for route in &network.routes {
         batch.add_route(&Route {
             destination: (route.destination.address, route.destination.prefix),
-            gateway: Some(route.gateway),
+            gateway: route.gateway,
             link: index,
             metric: None,
         });

@@ -50,10 +50,18 @@ impl Files {
     /// The root file system as a mount of its own, attached nowhere, with nothing mounted in it.
     pub(crate) fn root(&self) -> Result<OwnedFd, Failure> {
         let root = self.root.as_deref();
-        let root = root.ok_or_else(|| not_running("the guest has no root file system yet"))?;
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        open_tree(CWD, root, flags).map_err(failed("cannot take the root file system"))
+        detached(root.ok_or_else(|| not_running("the guest has no root file system yet"))?)
     }
+}
+
+/// The share of that number, as such a mount.
+pub(crate) fn share(place: &Place, number: u32) -> Result<OwnedFd, Failure> {
+    detached(&place.run.join("shares").join(number.to_string()))
+}
+
+fn detached(root: &Path) -> Result<OwnedFd, Failure> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, root, flags).map_err(failed("cannot take the root file system"))
 }
 
 /// What is read ahead of all files together, at most.
@@ -136,10 +144,11 @@ pub(crate) fn prepare(place: &Place, files: &mut Files, asked: &Prepare) -> Resu
             .and_then(|port| shares::mount(port, &at))
             .map_err(failed("cannot mount folders of the host"))?;
     }
-    match &files.mounted {
-        None => *files = root(place, &asked.root)?,
-        Some(mounted) if *mounted == asked.root => {}
-        Some(_) => {
+    match (&files.mounted, &asked.root) {
+        (None, Some(asked)) => *files = root(place, asked)?,
+        (None, None) => {}
+        (mounted, asked) if mounted == asked => {}
+        (Some(_), _) => {
             return Err(failed("cannot mount the root file system")(
                 "this guest is a copy of one that has mounted another one",
             ));

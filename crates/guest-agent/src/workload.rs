@@ -13,7 +13,7 @@ use crate::agent::token;
 use crate::failure::{chain, failed, launch, not_running};
 use crate::streams::{Input, Output};
 use crate::task::Task;
-use crate::{Agent, control_group};
+use crate::{Agent, control_group, prepare};
 
 /// The instance's first process.
 pub(crate) struct Workload {
@@ -99,7 +99,10 @@ impl Agent {
             return Err(not_running("the instance was started before"));
         }
         let mut plan: Plan = plan(&start.plan)?;
-        let root = self.files.root()?;
+        let root = match start.root_share {
+            Some(number) => prepare::share(&self.place, number)?,
+            None => self.files.root()?,
+        };
         if let Some(user) = user(&root, start.user.as_ref())? {
             plan.run_as(&user);
         }

@@ -36,6 +36,7 @@ fn boot(prepare: &Prepare, spec: Spec, user: &UserRequest) -> Option<Scene> {
         spec: &spec,
         user: Some(user),
         seccomp: Some(&seccomp()),
+        root_share: None,
     };
     let process = guest.launch(prepare, &workload, stdio).unwrap();
     assert_eq!(process.id, WORKLOAD);
@@ -219,7 +220,7 @@ fn a_guest_is_given_its_network_its_time_and_its_entropy() {
                 address: "0.0.0.0".parse().unwrap(),
                 prefix: 0,
             },
-            gateway: "10.9.8.1".parse().unwrap(),
+            gateway: Some("10.9.8.1".parse().unwrap()),
         }],
     });
     let Some(mut scene) = sleeping(&prepare) else {
@@ -300,7 +301,7 @@ fn networks_come_and_go_by_the_cards_that_are_meant() {
 #[test]
 fn without_a_disk_writes_go_to_memory_and_end_with_it() {
     let mut prepare = prepare();
-    prepare.root.writable = Writable::Memory {
+    prepare.root.as_mut().unwrap().writable = Writable::Memory {
         size: Some(8 << 20),
     };
     let Some(mut scene) = sleeping(&prepare) else {
@@ -358,7 +359,7 @@ fn signals_reach_the_first_process_and_a_disk_that_is_not_there_is_named() {
     let machine = Machine::boot(&parts);
     let mut guest = Connection::open(machine.connect()).unwrap();
     let mut prepare = prepare();
-    prepare.root.image.device = "vdz".to_owned();
+    prepare.root.as_mut().unwrap().image.device = "vdz".to_owned();
     let error = guest.prepare(&prepare).unwrap_err().to_string();
     assert!(error.contains("vdz") && error.contains("erofs"), "{error}");
 }
@@ -388,6 +389,7 @@ fn a_guest_is_nobodys_after_a_rehearsal_with_its_root_or_without() {
             spec: &spec,
             user: Some(&user("")),
             seccomp: Some(&seccomp()),
+            root_share: None,
         };
         let process = guest.launch(&prepare(), &workload, stdio).unwrap();
         guest.started(&process).unwrap();

@@ -34,6 +34,7 @@ fn workload(spec: &Spec) -> Workload<'_> {
         spec,
         user: None,
         seccomp: None,
+        root_share: None,
     }
 }
 

@@ -64,7 +64,7 @@ pub use message::{
 pub use window::{Incoming, Next, Outgoing, WindowError};
 
 /// The version of everything in here.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// The name of the virtio-serial port.
 pub const PORT: &str = "isle";
 /// Where the guest mounts folders and files of the host.

@@ -177,8 +177,8 @@ pub struct Prepare {
     pub files: Vec<File>,
     /// Folders and files of the host; `None`: there are none.
     pub shares: Option<Shares>,
-    /// The root file system.
-    pub root: Root,
+    /// The root file system, on the machine's disks; `None`: the workload's is one of the shares.
+    pub root: Option<Root>,
 }
 
 /// Folders and files of the host that the plan's bind mounts refer to. The guest sees them as
@@ -268,8 +268,8 @@ pub struct NetworkAddress {
 pub struct NetworkRoute {
     /// Where to; prefix 0: everywhere else.
     pub destination: NetworkAddress,
-    /// By way of.
-    pub gateway: std::net::IpAddr,
+    /// By way of; `None`: it is at the link itself.
+    pub gateway: Option<std::net::IpAddr>,
 }
 
 /// The instance's own process.
@@ -281,6 +281,8 @@ pub struct Start {
     pub user: Option<UserRequest>,
     /// Limits of the instance's control group.
     pub limits: Vec<Limit>,
+    /// The number of the share that is its root file system; `None`: that of [`Prepare::root`].
+    pub root_share: Option<u32>,
     /// Its streams.
     pub stdio: Stdio,
 }

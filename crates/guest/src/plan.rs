@@ -29,6 +29,8 @@ pub struct Workload<'a> {
     pub user: Option<&'a UserRequest>,
     /// The seccomp program, compiled before; else it is compiled from the specification.
     pub seccomp: Option<&'a [Instruction]>,
+    /// The number of the share that is its root file system; `None`: that of [`Prepare::root`](crate::Prepare::root).
+    pub root_share: Option<u32>,
 }
 
 /// A further process.
@@ -108,6 +110,7 @@ impl Workload<'_> {
             plan: encoded(&plan),
             user: self.user.cloned(),
             limits,
+            root_share: self.root_share,
             stdio,
         })
     }

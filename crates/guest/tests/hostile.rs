@@ -100,6 +100,7 @@ fn launch(connection: &mut Connection) -> (RemoteProcess, [OwnedFd; 2]) {
         spec: &spec,
         user: None,
         seccomp: None,
+        root_share: None,
     };
     let process = connection
         .launch(&Prepare::default(), &workload, stdio)

@@ -40,6 +40,7 @@ fn copy(template: &Template, run: &Path, number: u32) -> Copy {
         disks: Vec::new(),
         taps: Vec::new(),
         patience: PATIENCE,
+        dies_with_starter: false,
     };
     let mut starting = Starting::clone_of(template, launch).unwrap();
     let agent = starting.take_agent().unwrap();
@@ -91,6 +92,7 @@ fn pooled(template: &Template, folder: &Path, count: u32) {
                 disks: Vec::new(),
                 taps: Vec::new(),
                 patience: PATIENCE,
+                dies_with_starter: false,
             };
             let mut starting = pool.claim(template, &launch).unwrap();
             let agent = starting.take_agent().unwrap();

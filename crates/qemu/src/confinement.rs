@@ -45,11 +45,12 @@ impl Identity {
     /// <https://systemd.io/UIDS-GIDS/>
     #[must_use]
     pub fn of_instance(id: &InstanceId) -> Identity {
-        Identity::of(&id.to_string())
+        Identity::of_name(&id.to_string())
     }
 
-    /// The same for what is no instance.
-    pub(crate) fn of(name: &str) -> Identity {
+    /// The same for what is no instance, by a name of its own.
+    #[must_use]
+    pub fn of_name(name: &str) -> Identity {
         use sha2::{Digest, Sha256};
         let digest = Sha256::digest(name.as_bytes());
         let bits = digest
@@ -440,7 +441,7 @@ mod tests {
 
     #[test]
     fn two_instances_have_two_users() {
-        let (a, b) = (Identity::of("a"), Identity::of("b"));
+        let (a, b) = (Identity::of_name("a"), Identity::of_name("b"));
         assert_ne!(a, b);
         for identity in [a, b] {
             assert!((0x7000_0000..=0x7fff_ffff).contains(&identity.id));

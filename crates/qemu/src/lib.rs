@@ -27,6 +27,7 @@
 //!     disks: Vec::new(),
 //!     taps: Vec::new(),
 //!     patience,
+//!     dies_with_starter: false,
 //! })?;
 //! let agent = starting.take_agent().expect("the machine has a port");
 //! std::io::Write::write_all(&mut &agent, b"all that it is to do first")?;

@@ -139,7 +139,7 @@ mod tests {
         let request = Request {
             program: &hostile.canonicalize().unwrap(),
             arguments: &[],
-            identity: Identity::of("hostile"),
+            identity: Identity::of_name("hostile"),
             cgroup: None,
             descriptors: Vec::new(),
             files: Vec::new(),

@@ -485,7 +485,7 @@ fn start_in(
 ) -> Result<(), PoolError> {
     let launch = Launch {
         run_directory: new,
-        identity: Identity::of(&format!("pool {}", new.display())),
+        identity: Identity::of_name(&format!("pool {}", new.display())),
         cgroup,
         disks: match &mut exercise {
             Some(exercise) => (exercise.disks)().map_err(failed("make disks for an exercise"))?,
@@ -493,6 +493,7 @@ fn start_in(
         },
         taps: Vec::new(),
         patience,
+        dies_with_starter: false,
     };
     let mut starting = match exercise {
         Some(_) => Starting::clone_of(template, launch)?,

@@ -42,6 +42,8 @@ pub struct Launch<'a> {
     pub taps: Vec<OwnedFd>,
     /// How long QEMU may take for each of its steps.
     pub patience: Duration,
+    /// It ends with the thread that starts it. Else it lives on, for a later supervisor ([`Vm::adopt`]).
+    pub dies_with_starter: bool,
 }
 
 /// Why a machine did not start.
@@ -253,7 +255,8 @@ impl Starting {
             files,
             needs_kvm: machine.accelerator == Accelerator::Kvm,
             has_memory_file: origin.memory.is_some(),
-            dies_with_parent: matches!(origin.role, Role::Maker | Role::Heir),
+            dies_with_parent: launch.dies_with_starter
+                || matches!(origin.role, Role::Maker | Role::Heir),
             vcpus: machine.vcpus,
         })?;
         Ok(Starting {

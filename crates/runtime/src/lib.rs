@@ -31,6 +31,7 @@ pub mod capabilities;
 mod error;
 mod exec;
 mod hooks;
+mod kept;
 pub mod own_binary;
 mod plan;
 pub mod users;
@@ -42,6 +43,7 @@ pub use act::{start, user_namespace_of};
 pub use error::{LaunchError, PlanError, StepError};
 pub use exec::{ExecOptions, ExecPlan, exec, exec_with};
 pub use hooks::{run as run_hook, send_descriptor};
+pub use kept::Kept;
 pub use plan::{HookState, Plan};
 
 /// Every mount option of the runtime specification, for `features`.

@@ -5,7 +5,6 @@
 //! answers with [`Unsupported`].
 
 pub(crate) mod container;
-mod host;
 pub(crate) mod host_devices;
 pub mod inside;
 pub(crate) mod oci;

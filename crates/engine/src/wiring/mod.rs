@@ -21,9 +21,10 @@ use isle_network::wanted::{self, bridge, endpoint, gateway, guard};
 use isle_network::{Driver, Link, Publication};
 use isle_sys::tun::Offloads;
 
+use crate::Paths;
 use crate::backend::{StartError, chain, failed};
 use crate::state::Connected;
-use crate::{Paths, programs};
+use isle_machine::programs;
 use rows::{Plan, Port};
 
 /// What taps of virtual machines can do: checksums and segmentation are left to who does them best.

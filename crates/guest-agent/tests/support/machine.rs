@@ -213,11 +213,11 @@ pub fn prepare() -> Prepare {
         },
         hostname: "guest".to_owned(),
         files: files.to_vec(),
-        root: Root {
+        root: Some(Root {
             image: disk("vda", "erofs"),
             writable: Writable::Disk(disk("vdb", "ext4")),
             is_volatile: false,
-        },
+        }),
         ..Prepare::default()
     }
 }

@@ -283,11 +283,12 @@ fn begin(
     let start = |error| TemplateError::Start(Box::new(error));
     let launch = Launch {
         run_directory: work,
-        identity: Identity::of(&format!("template {key}")),
+        identity: Identity::of_name(&format!("template {key}")),
         cgroup: making.cgroup,
         disks,
         taps: Vec::new(),
         patience: making.patience,
+        dies_with_starter: true,
     };
     let mut starting = Starting::begin(program, machine, origin, launch).map_err(start)?;
     match starting.wait_until_complete() {

@@ -190,6 +190,7 @@ impl World {
             disks,
             taps: Vec::new(),
             patience: PATIENCE,
+            dies_with_starter: false,
         }
     }
 

@@ -22,7 +22,8 @@ use crate::backend::{StartError, failed};
 use crate::config::{InstanceConfig, NamespaceMode, NetworkMode};
 use crate::state::{Instance, Status};
 use crate::store::Store;
-use crate::{ExecRequest, InstanceLock, Paths, programs};
+use crate::{ExecRequest, InstanceLock, Paths};
+use isle_machine::programs;
 
 /// The facts, and the descriptors that keep them true.
 #[derive(Debug)]

@@ -34,15 +34,15 @@ pub(crate) use facts::available_capabilities;
 pub(crate) use quota::{Limit, check_quotas, limit_folders, limit_storage, limited_storage};
 pub(crate) use rootfs::{Overlay, upper, view};
 
-use super::host::HostUsage;
-use super::oci::kept::Kept;
-use super::oci::{files, limits, spec};
+use super::oci::{self, files, limits, spec};
 use super::{Backend, Ended, Process, StartError, Stdio, chain, failed, remove_cgroup};
 use crate::config::{NetworkMode, Resources, UserNamespace};
 use crate::state::{Instance, MemoryOf};
 use crate::wiring::Wiring;
 use crate::{ExecRequest, Paths, Stats, WindowSize, volume};
 use facts::{Facts, Moment};
+use isle_machine::host::HostUsage;
+use isle_runtime::Kept;
 
 /// The back end of one instance.
 #[derive(Debug)]
@@ -177,7 +177,7 @@ impl Backend for Container {
         }
         let spec = spec::specification(instance, &facts);
 
-        let kept = Kept::of(&spec)?;
+        let kept = oci::kept(&spec)?;
         let options = Options {
             id: instance.id.to_string(),
             bundle: self.paths.instance(&instance.id),
@@ -279,7 +279,7 @@ impl Backend for Container {
         .map_err(io::Error::other)?;
         let cgroup = Cgroup::open(&self.layout, &spec::cgroup_path(&self.instance))?;
         self.running = Some(Running {
-            kept: Kept::of(&spec::specification(&self.instance, &facts))
+            kept: oci::kept(&spec::specification(&self.instance, &facts))
                 .map_err(io::Error::other)?,
             facts,
             oom: cgroup.watch_oom().unwrap_or(None),

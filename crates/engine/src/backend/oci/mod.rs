@@ -7,13 +7,24 @@
 //! | `mounts`, `limits`, `capabilities`, `devices` | its parts |
 //! | `files` | `/etc/hostname`, `/etc/hosts`, `/etc/resolv.conf` |
 //! | `sources` | what is bound |
-//! | `kept` | what stays of it for further processes |
 
 pub(crate) mod capabilities;
 pub(crate) mod devices;
 pub(crate) mod files;
-pub(crate) mod kept;
 pub(crate) mod limits;
 pub(crate) mod mounts;
 pub(crate) mod sources;
 pub(crate) mod spec;
+
+use isle_runtime::Kept;
+use oci_spec::runtime::Spec;
+
+use super::{StartError, failed};
+
+/// What a further process will need of the specification.
+///
+/// # Errors
+/// When the seccomp policy is none for this kernel.
+pub(crate) fn kept(spec: &Spec) -> Result<Kept, StartError> {
+    Kept::of(spec).map_err(failed("cannot compile the seccomp policy"))
+}

@@ -9,9 +9,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `refusals` | what this level cannot be asked for |
-//! | `size` | how large the machine is; pure |
 //! | `request` | what the guest is asked for; pure |
-//! | `elastic` | how much of its memory a guest is left |
 //! | `ground` | what the machine is started from: kernel, template, block image |
 //! | `rehearsal` | an instance that runs before there is one: templates of images |
 //! | `disk` | the writable layer |
@@ -29,7 +27,6 @@
 //! when the machine ends under it, by the connection that closes.
 
 mod disk;
-mod elastic;
 mod ground;
 mod inside;
 mod network;
@@ -41,7 +38,6 @@ pub(crate) mod rehearsal;
 mod request;
 mod running;
 mod shares;
-mod size;
 mod start;
 mod throttle;
 mod words;
@@ -59,7 +55,7 @@ use isle_kernel::Kernels;
 use isle_network::Link;
 use isle_types::{Accelerator, Signal};
 
-pub(crate) use ground::{Base, make_ready};
+pub(crate) use ground::{base, make_ready};
 use record::Record;
 pub(crate) use refusals::{check, resources as check_resources};
 use running::{PATIENCE, Running};
@@ -153,7 +149,7 @@ impl Backend for Vm {
             // Its agent has to answer once.
             machine.resume().map_err(io::Error::other)?;
         }
-        let agent = isle_qemu::Vm::connect_port(&directory, ground::PORT)?;
+        let agent = isle_qemu::Vm::connect_port(&directory, isle_machine::PORT)?;
         let mut guest = Connection::resume(agent.into())?;
         let others: Vec<u32> = guest.tasks().iter().map(|task| task.task).collect();
         for task in others {
@@ -241,7 +237,7 @@ impl Backend for Vm {
         let running = self.running()?;
         running.machine.resume().map_err(io::Error::other)?;
         running.is_paused = false;
-        running.guest.set_clock(words::now());
+        running.guest.set_clock(isle_machine::now());
         Ok(())
     }
 

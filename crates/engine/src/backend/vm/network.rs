@@ -90,7 +90,7 @@ fn of_endpoint(card: u8, endpoint: &Endpoint) -> Network {
             .iter()
             .map(|gateway| NetworkRoute {
                 destination: everywhere(gateway),
-                gateway: *gateway,
+                gateway: Some(*gateway),
             })
             .collect(),
     }

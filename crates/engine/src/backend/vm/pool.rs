@@ -6,10 +6,10 @@
 
 use std::time::Instant;
 
+use isle_machine::PATIENCE;
 use isle_qemu::pool::Exercise;
 use isle_qemu::{Pool, Store};
 
-use super::ground::PATIENCE;
 use super::rehearsal;
 use crate::Paths;
 use crate::backend::oci::spec;
@@ -17,10 +17,7 @@ use crate::backend::{StartError, failed};
 
 /// Where templates are.
 pub(crate) fn templates(paths: &Paths) -> Store {
-    Store {
-        directory: paths.root.join("templates"),
-        checked: paths.run.join("templates"),
-    }
+    isle_machine::templates(&paths.root, &paths.run)
 }
 
 /// Where machines wait. Gone with a boot of the host.

@@ -20,11 +20,9 @@ use isle_types::InstanceId;
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{disk, ground, request, words};
+use super::{disk, request};
 use crate::Paths;
-use crate::backend::oci::files;
-use crate::backend::oci::kept::Kept;
-use crate::backend::oci::spec;
+use crate::backend::oci::{self, files, spec};
 use crate::config::InstanceConfig;
 use crate::state::{Instance, InstanceState};
 
@@ -120,7 +118,7 @@ impl First<'_> {
     ) -> Result<Template, isle_qemu::TemplateError> {
         let making = Making {
             cgroup: None,
-            patience: ground::PATIENCE,
+            patience: isle_machine::PATIENCE,
         };
         let mut disks = |path: &Path| -> io::Result<Vec<OwnedFd>> {
             let writable = disk::make(self.paths, &self.instance.config, path)
@@ -218,7 +216,7 @@ pub(super) fn rehearse(
         run(&mut guest, deadline, is_volatile)?;
         guest.reset(kept)?;
     }
-    ground::is_silent(port)
+    isle_machine::is_silent(port)
 }
 
 fn run(guest: &mut Connection, deadline: Instant, is_volatile: bool) -> Result<(), Failed> {
@@ -229,13 +227,14 @@ fn run(guest: &mut Connection, deadline: Instant, is_volatile: bool) -> Result<(
     let options = ["bind", "ro", "nosuid", "nodev"];
     let of_agent = spec::mount(&program, "bind", request::INIT, &options);
     spec.mounts_mut().get_or_insert_default().push(of_agent);
-    let kept = Kept::of(&spec).map_err(|error| error.message)?;
+    let kept = oci::kept(&spec).map_err(|error| error.message)?;
     let user = request::user(&instance);
     let workload = Workload {
         id: &instance.id.to_string(),
         spec: &spec,
         user: Some(&user),
         seccomp: kept.program.as_deref(),
+        root_share: None,
     };
     let (stdout, theirs) = UnixStream::pair()?;
     let null = || File::options().read(true).write(true).open("/dev/null");
@@ -298,13 +297,13 @@ fn prepare(instance: &Instance) -> Result<Prepare, Failed> {
         content: b"rehearsal\n".to_vec().into(),
     };
     Ok(Prepare {
-        seed: request::seed()?,
-        clock: words::now(),
+        seed: isle_machine::seed()?,
+        clock: isle_machine::now(),
         hostname: "rehearsal".to_owned(),
         networks: Vec::new(),
         files: files::NAMES.iter().map(file).collect(),
         shares: None,
-        root: request::root(&instance.config),
+        root: Some(request::root(&instance.config)),
     })
 }
 

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use isle_guest::{Disk, Root, UserRequest, Writable};
+use isle_machine::OVERHEAD_BYTES;
 use isle_types::ByteSize;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
 
 use crate::ExecRequest;
 use crate::backend::oci::{limits, spec};
+
 use crate::config::{InstanceConfig, MountSource, Resources};
 use crate::state::Instance;
 
@@ -15,8 +17,6 @@ use crate::state::Instance;
 const FILES: &str = "/run/isle/files";
 /// Where the agent has the program of `--init`.
 pub(super) const INIT: &str = "/run/isle/init";
-/// What QEMU may take beside the guest's memory before the host's limit ends it.
-const OVERHEAD_BYTES: u64 = 256 << 20;
 /// Below it the agent mounts the folders of the host.
 pub(super) const SHARES: &str = "/run/isle/shares";
 
@@ -102,16 +102,6 @@ pub(super) fn root(config: &InstanceConfig) -> Root {
             options: "discard".to_owned(),
         }),
     }
-}
-
-/// Entropy for a guest.
-///
-/// # Errors
-/// When the kernel has none.
-pub(super) fn seed() -> std::io::Result<[u8; 32]> {
-    let mut seed = [0; 32];
-    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
-    Ok(seed)
 }
 
 /// Who the instance's own process runs as.

@@ -10,18 +10,20 @@ use std::time::{Duration, Instant};
 use isle_cgroup::Cgroup;
 use isle_guest::{Connection, Further, OutOfMemory, RemoteProcess};
 use isle_kernel::Hold;
+use isle_machine::elastic::Elastic;
+use isle_machine::end;
+use isle_machine::host::{HostMemory, HostUsage};
+use isle_machine::size;
+use isle_runtime::Kept;
 use isle_share::Server;
 use isle_types::{ByteSize, Signal};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
-use super::elastic::Elastic;
 use super::record::Record;
-use super::{inside, request, size, words};
-use crate::backend::host::{HostMemory, HostUsage};
-use crate::backend::oci::kept::Kept;
-use crate::backend::oci::{limits, spec};
+use super::{inside, request, words};
+use crate::backend::oci::{self, limits, spec};
 use crate::backend::{Ended, StartError, Stdio, chain};
 use crate::config::Resources;
 use crate::state::{Instance, MemoryOf};
@@ -33,10 +35,6 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a guest may take to say what it could do without.
 const ADJUST_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a guest may take to say that it has killed the instance's process, before it is ended itself.
-const KILL_PATIENCE: Duration = Duration::from_secs(3);
-/// How long QEMU may take to end after its sockets have.
-const END: Duration = Duration::from_millis(200);
 
 /// Whether a process has ended.
 fn has_ended(pidfd: &OwnedFd) -> bool {
@@ -133,7 +131,7 @@ impl Running {
             && self.end_reason.is_none()
             && server.is_some_and(has_ended)
             // It ends with the machine, and is collected before it sometimes.
-            && self.machine.has_ended(END).is_none()
+            && self.machine.has_ended(end::END).is_none()
             && self.guest.tend().is_ok();
         if is_lost {
             // What it had open for the guest nobody else can know.
@@ -144,9 +142,7 @@ impl Running {
 
     /// Why the machine has ended, when it has.
     pub(super) fn last_words(&self) -> Option<String> {
-        let said = self.machine.said();
-        let said = said.trim();
-        (!said.is_empty()).then(|| said.to_owned())
+        end::last_words(&self.machine)
     }
 
     pub(super) fn kill(&mut self) {
@@ -164,7 +160,7 @@ impl Running {
         let (process, user) = request::further(instance, &self.facts, request);
         let kept = match &mut self.kept {
             Some(kept) => kept,
-            none => none.insert(Kept::of(&request::specification(instance, &self.facts))?),
+            none => none.insert(oci::kept(&request::specification(instance, &self.facts))?),
         };
         let further = Further {
             spec: &kept.spec,
@@ -199,7 +195,7 @@ impl Running {
                         return Ok(Ended::Crashed(reason.to_owned()));
                     }
                     let mut why = chain(&error);
-                    if let Some(more) = self.why_off() {
+                    if let Some(more) = end::why_off(&mut self.machine) {
                         why.push_str(": ");
                         why.push_str(&more);
                     }
@@ -216,30 +212,11 @@ impl Running {
         }
     }
 
-    /// Why the machine is off, as far as QEMU or its end tell.
-    fn why_off(&mut self) -> Option<String> {
-        let ended = self.machine.has_ended(END)?;
-        match (self.machine.why_off().as_deref(), ended) {
-            (Some("guest-reset" | "guest-panic"), _) => {
-                Some("the guest's kernel has panicked, or was told to start again".to_owned())
-            }
-            (Some("guest-shutdown"), _) => Some("it was switched off from inside".to_owned()),
-            (_, isle_qemu::Ended::Signal(number)) => {
-                Some(format!("QEMU was ended by signal {number}"))
-            }
-            (_, isle_qemu::Ended::Code(_)) => None,
-        }
-    }
-
     pub(super) fn signal(&mut self, task: u32, signal: Signal) {
         if task != isle_guest::WORKLOAD || signal != Signal::KILL || self.is_paused {
             return self.guest.signal(task, signal);
         }
-        self.guest.set_patience(KILL_PATIENCE);
-        let killed = self.guest.kill(task);
-        self.guest.set_patience(PATIENCE);
-        // A process cannot escape it, and neither can a guest that hangs.
-        if matches!(killed, Err(isle_guest::Error::NoAnswer { .. })) {
+        if end::kill(&mut self.guest, task, PATIENCE) {
             self.kill();
         }
     }

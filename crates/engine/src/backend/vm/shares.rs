@@ -1,30 +1,26 @@
 //! Folders and files of the host in the guest: a confined server for them, which ends with the machine.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use isle_cgroup::Cgroup;
 use isle_guest::Shares;
-use isle_share::{Request, Server, Share};
+use isle_machine::shares;
+use isle_share::{Server, Share};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::Paths;
 use crate::backend::container::view;
 use crate::backend::oci::sources;
 use crate::backend::{StartError, failed};
 use crate::config::MountSource;
 use crate::state::Instance;
-use crate::{Paths, programs};
-
-/// The machine's port that they are served over.
-const PORT: &str = "share0";
 
 /// What the guest is told: where they are served, when there are any.
 pub(super) fn announcement(instance: &Instance) -> Option<Shares> {
-    shared(instance).next().map(|_| Shares {
-        port: PORT.to_owned(),
-    })
+    shared(instance).next().map(|_| shares::announcement())
 }
 
 /// What of an instance's mounts is the host's.
@@ -53,13 +49,13 @@ pub(super) fn serve(
         false => None,
     };
     let found = sources::prepare(instance, paths, image.as_ref().map(AsFd::as_fd))?;
-    let mut shares = Vec::new();
+    let mut served = Vec::new();
     for (mount, source) in instance.config.mounts.iter().zip(found.paths) {
         let Some(source) = source else { continue };
         let what = format!("cannot mount {}", source.display());
         let source = openat(CWD, &source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| failed(&what)(std::io::Error::from(errno)))?;
-        shares.push(Share {
+        served.push(Share {
             source,
             is_read_only: mount.read_only,
             is_recursive: !matches!(
@@ -71,27 +67,9 @@ pub(super) fn serve(
             ),
         });
     }
-    let directory = paths.instance_run(&instance.id);
-    let connection = isle_qemu::Vm::connect_port(&directory, PORT)
-        .map_err(failed("cannot reach the machine's port for folders"))?;
-    let program = programs::find(isle_share::PROGRAM).ok_or_else(|| StartError {
-        message: format!(
-            "cannot find the program {}: put it beside isle-shim",
-            isle_share::PROGRAM
-        ),
-        exit_code: 125,
-    })?;
-    let server = isle_share::spawn(&Request {
-        program: &program,
-        shares: &shares,
-        connection: OwnedFd::from(connection).as_fd(),
-        messages: None,
-        cgroup: Some(cgroup),
-        place: &directory,
-    });
-    server
+    shares::serve(&served, &paths.instance_run(&instance.id), Some(cgroup))
         .map(Some)
-        .map_err(failed("cannot serve the folders of the host"))
+        .map_err(failed("cannot mount folders of the host"))
 }
 
 /// The server that another supervisor has started.

@@ -13,8 +13,7 @@ use super::ground::Ground;
 use super::running::Running;
 use super::{Vm, disk, network, request, shares, throttle, words};
 use crate::Paths;
-use crate::backend::oci::kept::Kept;
-use crate::backend::oci::{files, spec};
+use crate::backend::oci::{self, files, spec};
 use crate::backend::{StartError, Stdio, failed};
 use crate::state::Instance;
 use crate::wiring::Wiring;
@@ -66,7 +65,7 @@ impl Vm {
         let mut begun = self.begin(ground, cgroup, wiring.taps()?)?;
         // All of this while QEMU starts.
         let spec = request::specification(instance, &facts);
-        let kept = Kept::of(&spec)?;
+        let kept = oci::kept(&spec)?;
         let mut prepare = self.prepare(&facts, wiring.links())?;
         prepare.networks = networks;
         let user = request::user(instance);
@@ -75,6 +74,7 @@ impl Vm {
             spec: &spec,
             user: Some(&user),
             seccomp: kept.program.as_deref(),
+            root_share: None,
         };
         let process = begun
             .guest
@@ -226,13 +226,13 @@ impl Vm {
             });
         }
         Ok(Prepare {
-            seed: request::seed().map_err(failed("cannot get random bytes"))?,
-            clock: words::now(),
+            seed: isle_machine::seed().map_err(failed("cannot get random bytes"))?,
+            clock: isle_machine::now(),
             hostname,
             networks: Vec::new(),
             files: handed,
             shares: shares::announcement(instance),
-            root: request::root(&instance.config),
+            root: Some(request::root(&instance.config)),
         })
     }
 }

@@ -1,9 +1,8 @@
-//! Between the words of the guest's channel and those of the supervisor. Pure but for the clock.
+//! Between the words of the guest's channel and those of the supervisor. Pure.
 
 use std::io;
-use std::time::SystemTime;
 
-use isle_guest::{Clock, End, RemoteProcess};
+use isle_guest::{End, RemoteProcess};
 use isle_types::Signal;
 
 use crate::WindowSize;
@@ -14,16 +13,6 @@ pub(super) fn not_started(error: &isle_guest::StartError) -> StartError {
     StartError {
         message: chain(&error.error),
         exit_code: error.exit_code,
-    }
-}
-
-pub(super) fn now() -> Clock {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    Clock {
-        seconds: since.as_secs(),
-        nanoseconds: since.subsec_nanos(),
     }
 }
 

@@ -6,19 +6,22 @@ use std::time::Duration;
 
 /// What the host as a whole has used and has.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct HostUsage {
-    pub(crate) cpu: Duration,
-    pub(crate) online_cpus: u32,
-    pub(crate) memory_bytes: u64,
+pub struct HostUsage {
+    /// Time that its processors were given, all of them together.
+    pub cpu: Duration,
+    /// How many of them run.
+    pub online_cpus: u32,
+    /// Its memory.
+    pub memory_bytes: u64,
 }
 
 /// The host's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HostMemory {
+pub struct HostMemory {
     /// All of it, in bytes.
-    pub(crate) total: u64,
+    pub total: u64,
     /// What could be had without swapping, in bytes.
-    pub(crate) available: u64,
+    pub available: u64,
 }
 
 impl HostMemory {
@@ -26,7 +29,7 @@ impl HostMemory {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub(crate) fn read() -> io::Result<HostMemory> {
+    pub fn read() -> io::Result<HostMemory> {
         let text = fs::read_to_string("/proc/meminfo")?;
         let bytes = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -48,7 +51,7 @@ impl HostUsage {
     ///
     /// # Errors
     /// When `/proc/stat` cannot be read.
-    pub(crate) fn read() -> io::Result<HostUsage> {
+    pub fn read() -> io::Result<HostUsage> {
         let stat = fs::read_to_string("/proc/stat")?;
         let first = stat.lines().next().unwrap_or_default();
         // user nice system idle iowait irq softirq steal, in ticks of 10 ms; see proc_stat(5).

@@ -3,25 +3,22 @@
 use isle_seccomp::Instruction;
 use oci_spec::runtime::{Linux, LinuxSeccomp, Spec};
 
-use crate::backend::{StartError, failed};
-
 /// What a further process needs of the specification; the whole is too large to be kept at rest.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub struct Kept {
     /// With the namespaces only, and the seccomp policy without its rules.
-    pub(crate) spec: Spec,
+    pub spec: Spec,
     /// The rules, a few kilobytes as the kernel takes them.
-    pub(crate) program: Option<Vec<Instruction>>,
+    pub program: Option<Vec<Instruction>>,
 }
 
 impl Kept {
     /// # Errors
-    /// [`StartError`] when the policy is none for this kernel.
-    pub(crate) fn of(spec: &Spec) -> Result<Kept, StartError> {
+    /// When the policy is none for this kernel.
+    pub fn of(spec: &Spec) -> Result<Kept, isle_seccomp::CompileError> {
         let linux = spec.linux().as_ref();
         let policy = linux.and_then(|linux| linux.seccomp().as_ref());
-        let program = policy.map(isle_seccomp::compile).transpose();
-        let program = program.map_err(failed("cannot compile the seccomp policy"))?;
+        let program = policy.map(isle_seccomp::compile).transpose()?;
         let mut kept = Linux::default();
         kept.set_namespaces(linux.and_then(|linux| linux.namespaces().clone()))
             .set_seccomp(policy.map(without_rules));

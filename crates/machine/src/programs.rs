@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// A program by its name: beside the supervisor that the environment names (which does not know where it lies itself:
 /// it was executed through a descriptor), beside this program, else where packages put it.
-pub(crate) fn find(name: &str) -> Option<PathBuf> {
+pub fn find(name: &str) -> Option<PathBuf> {
     let supervisor = std::env::var_os("ISLE_SHIM").filter(|path| !path.is_empty());
     let this = std::env::current_exe().ok();
     let beside = [supervisor.map(PathBuf::from), this]

@@ -5,7 +5,7 @@
 
 use isle_types::ByteSize;
 
-use crate::config::Resources;
+use crate::Wanted;
 
 const MIB: u64 = 1 << 20;
 
@@ -20,23 +20,24 @@ const MOST_UNASKED: u64 = 4096 * MIB;
 
 /// A machine's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Size {
+pub struct Size {
     /// Bytes of memory, one of the sizes that templates are made for.
-    pub(super) memory_bytes: u64,
+    pub memory_bytes: u64,
     /// Virtual processors.
-    pub(super) vcpus: u32,
+    pub vcpus: u32,
 }
 
 /// The machine for these limits on a host with so many bytes of memory and processors.
 ///
 /// Without `--memory` it sees a quarter of the host, at most 4 GiB; what it does not use it gives back. Without
 /// `--cpus` it has one processor: each further one costs memory and time at every start.
-pub(super) fn of(resources: &Resources, host_memory_bytes: u64, host_cpus: u32) -> Size {
-    let memory_bytes = match resources.memory {
+#[must_use]
+pub fn of(wanted: &Wanted, host_memory_bytes: u64, host_cpus: u32) -> Size {
+    let memory_bytes = match wanted.memory {
         Some(memory) => step_above(with_kernel(memory)),
         None => step_below((host_memory_bytes / 4).min(MOST_UNASKED)),
     };
-    let vcpus = match resources.nano_cpus {
+    let vcpus = match wanted.nano_cpus {
         Some(nano) => u32::try_from(nano.div_ceil(1_000_000_000)).unwrap_or(host_cpus),
         None => 1,
     };
@@ -47,7 +48,8 @@ pub(super) fn of(resources: &Resources, host_memory_bytes: u64, host_cpus: u32) 
 }
 
 /// What a guest has to have so that its instance has this much.
-pub(super) fn with_kernel(memory: ByteSize) -> u64 {
+#[must_use]
+pub fn with_kernel(memory: ByteSize) -> u64 {
     let asked = memory.bytes();
     (asked + OF_THE_KERNEL + asked / PART_OF_THE_KERNEL).next_multiple_of(MIB)
 }
@@ -75,12 +77,12 @@ mod tests {
     use super::*;
 
     fn size(memory: Option<u64>, cpus: Option<f64>) -> (u64, u32) {
-        let resources = Resources {
+        let wanted = Wanted {
             memory: memory.map(|mib| ByteSize(mib * MIB)),
             nano_cpus: cpus.map(|cpus| (cpus * 1e9) as u64),
-            ..Resources::default()
+            ..Wanted::default()
         };
-        let size = of(&resources, 24 * 1024 * MIB, 4);
+        let size = of(&wanted, 24 * 1024 * MIB, 4);
         (size.memory_bytes / MIB, size.vcpus)
     }
 
@@ -103,7 +105,7 @@ mod tests {
     #[test]
     fn without_a_limit_it_sees_a_part_of_the_host() {
         assert_eq!(size(None, None), (4096, 1));
-        let small = of(&Resources::default(), 1024 * MIB, 1);
+        let small = of(&Wanted::default(), 1024 * MIB, 1);
         assert_eq!(small.memory_bytes, 256 * MIB);
     }
 }

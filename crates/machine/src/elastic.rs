@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backend::host::HostMemory;
+use crate::host::HostMemory;
 
 const MIB: u64 = 1 << 20;
 
@@ -23,7 +23,7 @@ const LEAST: u64 = 128 * MIB;
 
 /// What a machine that gives memory back has and leaves its guest.
 #[derive(Clone, Debug)]
-pub(super) struct Elastic {
+pub struct Elastic {
     machine_bytes: u64,
     /// What the guest is left.
     target_bytes: u64,
@@ -53,7 +53,9 @@ impl Host {
 }
 
 impl Elastic {
-    pub(super) fn new(machine_bytes: u64, target_bytes: u64) -> Elastic {
+    /// Of a machine with so much memory, whose guest is left that much now.
+    #[must_use]
+    pub fn new(machine_bytes: u64, target_bytes: u64) -> Elastic {
         Elastic {
             machine_bytes,
             target_bytes: target_bytes.min(machine_bytes),
@@ -62,13 +64,13 @@ impl Elastic {
     }
 
     /// When the host is to be looked at.
-    pub(super) fn next(&self) -> Instant {
+    pub fn next(&self) -> Instant {
         self.next
     }
 
     /// What the guest is to be left from now on, when that changes. `available`: how much of its memory the guest could
     /// do without; it is only asked when it matters, and `None` when it does not answer.
-    pub(super) fn look(
+    pub fn look(
         &mut self,
         host: HostMemory,
         available: impl FnOnce() -> Option<u64>,
@@ -107,7 +109,7 @@ impl Elastic {
     }
 
     /// That the guest is left this much now.
-    pub(super) fn set(&mut self, target_bytes: u64) {
+    pub fn set(&mut self, target_bytes: u64) {
         self.target_bytes = target_bytes;
         self.next = Instant::now() + BUSY;
     }
