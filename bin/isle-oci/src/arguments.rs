@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use isle_types::Isolation;
 
 /// The OCI container runtime of Isle.
 #[derive(Debug, Parser)]
@@ -28,6 +29,13 @@ pub(crate) struct Global {
     /// Say more
     #[arg(long)]
     pub(crate) debug: bool,
+    /// Isolation level of new containers: container, or vm (a kernel of its own). An annotation dev.isle.isolation can ask for vm,
+    /// and a program called isle-oci-vm does
+    #[arg(long, value_name = "LEVEL", default_value = "container")]
+    pub(crate) isolation: Isolation,
+    /// Where kernels and templates of virtual machines are (default: $ISLE_ROOT, or /var/lib/isle)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) isle_root: Option<PathBuf>,
     /// Let systemd make control groups (not supported)
     #[arg(long)]
     pub(crate) systemd_cgroup: bool,

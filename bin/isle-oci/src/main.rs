@@ -11,12 +11,17 @@ mod console;
 mod container;
 mod log;
 mod state;
+mod vm;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // Such a process is executed by this program itself, from a read-only mount.
+    if let Some(code) = vm::own_process() {
+        return code;
+    }
     // Without privileges nothing that this protects from can be done: see `command::need_root`.
     if rustix::process::geteuid().is_root()
         && let Err(error) = isle_runtime::own_binary::execute_read_only()

@@ -199,6 +199,10 @@ impl Directory {
             .with_context(|| format!("{} is damaged", self.path.join(CONFIG).display()))
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

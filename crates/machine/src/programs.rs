@@ -2,15 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-/// A program by its name: beside the supervisor that the environment names (which does not know where it lies itself:
-/// it was executed through a descriptor), beside this program, else where packages put it.
+/// A program by its name: beside the supervisor or the OCI runtime that the environment names (which do not know where they lie
+/// themselves: they were executed through a descriptor), beside this program, else where packages put it.
 pub fn find(name: &str) -> Option<PathBuf> {
-    let supervisor = std::env::var_os("ISLE_SHIM").filter(|path| !path.is_empty());
-    let this = std::env::current_exe().ok();
-    let beside = [supervisor.map(PathBuf::from), this]
+    let named = ["ISLE_SHIM", isle_runtime::own_binary::PLACE]
+        .map(|name| std::env::var_os(name).filter(|path| !path.is_empty()));
+    let this = std::env::current_exe().ok().map(PathBuf::into_os_string);
+    let [supervisor, runtime] = named;
+    let beside = [supervisor, runtime, this]
         .into_iter()
         .flatten()
-        .filter_map(|program| Some(program.parent()?.to_owned()))
+        .filter_map(|program| Some(Path::new(&program).parent()?.to_owned()))
         // Tests lie one folder deeper.
         .flat_map(|folder| {
             [

@@ -112,6 +112,8 @@ mod tests {
             prop_assert!(Attributes(&bytes).count() <= bytes.len() / 4);
             prop_assert!(Messages(&bytes).count() <= bytes.len() / 16);
             let _ = link::parse(&bytes);
+            let _ = crate::address::parse(&bytes);
+            let _ = crate::route::parse(&bytes);
             let _ = nftables::parse_loss(kind, &bytes);
             let _ = nftables::parse_generation(kind, &bytes);
             let _ = packet_log::parse(kind, &bytes);

@@ -2,7 +2,7 @@
 //! together goes in one batch.
 //!
 //! A [`Batch`] is a row of messages. The modules add the messages of their family to it: [`link`],
-//! [`address`], [`route`] and [`shaper`] those of rtnetlink(7), [`nftables`] those of nf_tables,
+//! [`address`], [`route`], [`shaper`] and [`redirect`] those of rtnetlink(7), [`nftables`] those of nf_tables,
 //! [`conntrack`] those of the connection table. A [`Socket`] carries it to the kernel and brings its
 //! answers back: a [`Refused`] says which message was refused, and why in the kernel's own words.
 //! [`monitor`] tells what others change, [`packet_log`] what rules log.
@@ -30,6 +30,7 @@ pub mod link;
 pub mod monitor;
 pub mod nftables;
 pub mod packet_log;
+pub mod redirect;
 pub mod route;
 pub mod shaper;
 mod socket;

@@ -7,6 +7,7 @@ use crate::attributes::Attributes;
 use crate::batch::NLM_F_ACK;
 
 pub(crate) const NLM_F_REPLACE: u16 = 0x100;
+pub(crate) const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_EXCL: u16 = 0x200;
 pub(crate) const NLM_F_CREATE: u16 = 0x400;
 pub(crate) const RTM_NEWLINK: u16 = 16;
@@ -96,6 +97,10 @@ pub struct Told {
     pub name: String,
     /// Whether it is up.
     pub is_up: bool,
+    /// Hardware address; `None`: it has none of six bytes.
+    pub mac: Option<[u8; 6]>,
+    /// Largest packet in bytes.
+    pub mtu: u32,
     /// Index of the bridge that it is a port of; 0: of none.
     pub master: u32,
     /// `bridge`, `veth`, …; empty for a device.
@@ -184,7 +189,6 @@ impl Batch {
 
     /// Asks for all links, see [`crate::Socket::dump`] and [`parse`].
     pub fn list_links(&mut self) {
-        const NLM_F_DUMP: u16 = 0x300;
         self.message(RTM_GETLINK, NLM_F_DUMP, &[0; 16]);
     }
 
@@ -234,6 +238,10 @@ pub fn parse(payload: &[u8]) -> Option<Told> {
         index: number(4),
         name: attributes.text(IFLA_IFNAME)?.to_owned(),
         is_up: number(8) & IFF_UP != 0,
+        mac: attributes
+            .get(IFLA_ADDRESS)
+            .and_then(|mac| mac.try_into().ok()),
+        mtu: attributes.number(IFLA_MTU).unwrap_or(0),
         master: attributes.number(IFLA_MASTER).unwrap_or(0),
         kind: information
             .and_then(|information| information.text(IFLA_INFO_KIND))

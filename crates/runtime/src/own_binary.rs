@@ -17,6 +17,9 @@ use rustix::mount::OpenTreeFlags;
 
 const OWN: &str = "/proc/self/exe";
 
+/// The variable with the path of a program that [`execute_read_only`] has executed again.
+pub const PLACE: &str = "ISLE_PROGRAM";
+
 /// Whether this process runs from a read-only mount.
 ///
 /// # Errors
@@ -55,12 +58,15 @@ pub fn execute_read_only() -> io::Result<()> {
         return Ok(());
     }
     let file = open_read_only(Path::new(OWN))?;
+    // By the name of a descriptor it would not find the programs that come with it.
+    let path = std::fs::read_link(OWN)?;
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_else(|| OsString::from("isle"));
     Err(
         std::process::Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
             .arg0(name)
             .args(arguments)
+            .env(PLACE, path)
             .exec(),
     )
 }

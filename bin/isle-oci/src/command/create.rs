@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::arguments::{CgroupManager, Create, Global};
 use crate::console;
 use crate::state::{Directory, State};
+use crate::vm::Asked;
 
 /// A container that is being made; what it has on the host is taken away again unless it is kept.
 pub(super) struct Making {
@@ -146,8 +147,9 @@ pub(super) fn make(
     }
     let terminal = spec.process().as_ref().and_then(|p| p.terminal()) == Some(true);
     console::check(terminal, arguments.console_socket.as_deref(), is_foreground)?;
+    let mut machine = Asked::of(global, &spec, &bundle, preserve_fds)?;
     let plan = Plan::new(
-        &spec,
+        machine.as_ref().map_or(&spec, Asked::stand_in),
         Options {
             id: arguments.id.clone(),
             bundle: bundle.clone(),
@@ -186,6 +188,7 @@ pub(super) fn make(
             .as_ref()
             .and_then(|linux| linux.resources().as_ref())
             .unwrap_or(&none);
+        let limits = machine.as_ref().map_or(limits, Asked::host_limits);
         let cgroup = Cgroup::create(&layout, &path, limits)
             .with_context(|| format!("cannot make the control group {}", path.display()))?;
         making.cgroup = Some(cgroup);
@@ -209,12 +212,20 @@ pub(super) fn make(
     };
     let directory = making.directory.as_ref().expect("it was just made");
     let listener = with_socket.then(|| listen(directory)).transpose()?;
-    let created = plan.create_with(
+    let (stdio, streams) = match &mut machine {
+        Some(machine) => (machine.stand_in_streams()?, Some(stdio)),
+        None => (stdio, None),
+    };
+    let mut created = plan.create_with(
         Rootfs::Directory(rootfs),
         making.cgroup.as_ref(),
         stdio,
         listener,
     )?;
+    if let (Some(machine), Some(streams)) = (machine, streams) {
+        let cgroup = making.state.cgroup.as_deref();
+        machine.launch(&arguments.id, directory, cgroup, &mut created.init, streams)?;
+    }
     making.state.pid = created.init.pid;
     making.state.start_time = crate::state::start_time(created.init.pid).unwrap_or(0);
     directory.save_config(&text)?;

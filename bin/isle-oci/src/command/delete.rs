@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use crate::arguments::Delete;
 use crate::container::{Container, Status};
 use crate::state::{Directory, State};
+use crate::vm;
 
 /// Everything that is left of a container whose first process has ended. Does all it can and then
 /// tells what failed.
@@ -27,6 +28,9 @@ pub(super) fn remove(
         // without a pid namespace processes outlive the first one
         Err(_) => cgroup.kill_all().and_then(|()| cgroup.remove()),
     });
+    if let (Ok(()), Some(spec), true) = (&removed, spec, vm::is_machine(&directory)) {
+        vm::clean_up(spec);
+    }
     let gone = match &removed {
         Ok(()) => directory.remove(),
         // the state stays, so that it can be tried again

@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use isle_cgroup::Stats;
+use isle_cgroup::{Cgroup, Stats};
 use serde_json::json;
 
 use crate::arguments::Events;
 use crate::container::Container;
+use crate::state::Directory;
+use crate::vm;
 
 fn line(id: &str, stats: &Stats) -> String {
     json!({
@@ -38,6 +40,22 @@ fn line(id: &str, stats: &Stats) -> String {
     .to_string()
 }
 
+/// One reading. Of a virtual machine the host sees the hypervisor: what its processes have of the guest, the guest tells.
+fn read(cgroup: &Cgroup, directory: &Directory) -> anyhow::Result<Stats> {
+    let mut stats = cgroup.stats()?;
+    if vm::is_machine(directory)
+        && let Ok(guest) = vm::stats(directory)
+    {
+        stats.memory_usage_bytes = guest.memory_usage;
+        stats.memory_inactive_file_bytes = guest.memory_inactive_file;
+        stats.memory_limit_bytes = guest.memory_limit;
+        stats.pids = guest.pids;
+        stats.io_read_bytes = guest.read_bytes;
+        stats.io_write_bytes = guest.written_bytes;
+    }
+    Ok(stats)
+}
+
 pub(super) fn run(root: &Path, arguments: &Events) -> anyhow::Result<u8> {
     let interval = isle_types::parse_duration(&arguments.interval).context("invalid --interval")?;
     let id = &arguments.id;
@@ -49,16 +67,17 @@ pub(super) fn run(root: &Path, arguments: &Events) -> anyhow::Result<u8> {
         bail!("container {id:?} has no control group that counts");
     };
     let mut oom_kills = cgroup.oom_kills().unwrap_or(0);
-    println!("{}", line(id, &cgroup.stats()?));
+    println!("{}", line(id, &read(&cgroup, &container.directory)?));
     if arguments.stats {
         return Ok(0);
     }
-    let state = container.state;
     // others may change it while we look on
-    drop(container.directory);
-    while state.process().is_some() {
+    rustix::fs::flock(container.directory.fd(), rustix::fs::FlockOperation::Unlock)?;
+    while container.state.process().is_some() {
         std::thread::sleep(interval);
-        let Ok(stats) = cgroup.stats() else { break };
+        let Ok(stats) = read(&cgroup, &container.directory) else {
+            break;
+        };
         let now = cgroup.oom_kills().unwrap_or(oom_kills);
         if now > oom_kills {
             oom_kills = now;

@@ -14,6 +14,7 @@ use super::run::wait;
 use crate::arguments::Exec;
 use crate::console;
 use crate::container::{Container, Status};
+use crate::vm;
 
 fn user(text: &str) -> anyhow::Result<(u32, Option<u32>)> {
     let (uid, gid) = match text.split_once(':') {
@@ -178,21 +179,24 @@ pub(super) fn run(root: &Path, arguments: &Exec) -> anyhow::Result<u8> {
     } else {
         create::own_streams()?
     };
-    let child = isle_runtime::exec_with(
-        {
-            use std::os::fd::AsFd;
-            init.as_fd()
-        },
-        &spec,
-        &process,
-        cgroup.as_ref(),
-        None,
-        stdio,
-        &ExecOptions {
-            id: id.clone(),
-            preserve_fds,
-        },
-    )?;
+    let child = match vm::is_machine(&container.directory) {
+        true => vm::exec(&container.directory, &process, cgroup.as_ref(), stdio)?,
+        false => isle_runtime::exec_with(
+            {
+                use std::os::fd::AsFd;
+                init.as_fd()
+            },
+            &spec,
+            &process,
+            cgroup.as_ref(),
+            None,
+            stdio,
+            &ExecOptions {
+                id: id.clone(),
+                preserve_fds,
+            },
+        )?,
+    };
     // The container may be changed or deleted while the process runs.
     drop(container.directory);
     create::write_pid(arguments.pid_file.as_deref(), &child)?;

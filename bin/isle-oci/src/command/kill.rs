@@ -6,7 +6,8 @@ use anyhow::{Context, bail};
 use isle_types::Signal;
 
 use crate::arguments::Kill;
-use crate::container::Container;
+use crate::container::{Container, Status};
+use crate::vm;
 
 pub(super) fn run(root: &Path, arguments: &Kill) -> anyhow::Result<u8> {
     let signal: Signal = arguments.signal.parse()?;
@@ -15,6 +16,12 @@ pub(super) fn run(root: &Path, arguments: &Kill) -> anyhow::Result<u8> {
     };
     let container = Container::open(root, &arguments.id)?;
     let id = &arguments.id;
+    // One that waits to be started, or stands still, cannot pass it on.
+    if vm::is_machine(&container.directory) && container.status() == Status::Running {
+        return vm::kill(&container.directory, signal.number(), arguments.all)
+            .with_context(|| format!("cannot send {signal} to container {id:?}"))
+            .map(|()| 0);
+    }
     if arguments.all {
         let Some(cgroup) = container.cgroup()? else {
             bail!("container {id:?} has no control group that names its processes");

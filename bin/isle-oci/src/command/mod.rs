@@ -19,6 +19,7 @@ use anyhow::bail;
 use isle_runtime::{LaunchError, PlanError};
 
 use crate::arguments::{Arguments, CgroupManager, Verb};
+use crate::vm::Refused;
 
 /// Does what was asked; the exit code.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<u8> {
@@ -64,9 +65,11 @@ fn need_root() -> anyhow::Result<()> {
 
 /// The exit code for an error: 127 and 126 for a program that cannot be executed, else 1.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
+    let of_guest = error.downcast_ref::<Refused>().map(|error| error.exit_code);
     error
         .downcast_ref::<LaunchError>()
         .map(LaunchError::exit_code)
+        .or(of_guest)
         .filter(|code| matches!(code, 126 | 127))
         .unwrap_or(1)
 }

@@ -9,7 +9,7 @@ use rustix::process::{WaitId, WaitIdOptions};
 
 use super::{create, delete, start};
 use crate::arguments::{Global, Run};
-use crate::console;
+use crate::{console, vm};
 
 /// Waits for the end of our child; its exit code, or 128 and the signal.
 pub(super) fn wait(child: &Child) -> anyhow::Result<u8> {
@@ -45,6 +45,9 @@ pub(super) fn run(global: &Global, arguments: &Run) -> anyhow::Result<u8> {
     )?;
     let created = making.created.take().expect("it was just made");
     create::write_pid(arguments.create.pid_file.as_deref(), &created.init)?;
+    if let Some(directory) = making.directory.as_ref().filter(|one| vm::is_machine(one)) {
+        vm::start(directory)?;
+    }
     let child = created.start()?;
     let (directory, cgroup, spec, state) = making.keep();
     start::poststart(&spec, &state);

@@ -9,6 +9,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::container::{Container, Status};
 use crate::state::State;
+use crate::vm;
 
 /// Hooks after the start. One that fails is told, and changes nothing (runtime.md, "Lifecycle").
 pub(super) fn poststart(spec: &Spec, state: &State) {
@@ -43,6 +44,9 @@ pub(super) fn run(root: &Path, id: &str) -> anyhow::Result<u8> {
     let address = SocketAddrUnix::new(container.directory.socket())?;
     rustix::net::connect(&socket, &address)
         .with_context(|| format!("cannot reach the first process of container {id:?}"))?;
+    if vm::is_machine(&container.directory) {
+        vm::start(&container.directory)?;
+    }
     let spec = container.directory.config();
     let result = isle_runtime::start(&socket, || {
         let options = Options {

@@ -9,6 +9,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxRes
 
 use crate::arguments::Update;
 use crate::container::Container;
+use crate::vm;
 
 /// Bytes with a unit, or -1: no limit.
 fn memory(flag: &str, text: Option<&str>) -> anyhow::Result<Option<i64>> {
@@ -83,6 +84,11 @@ pub(super) fn run(root: &Path, arguments: &Update) -> anyhow::Result<u8> {
     let container = Container::open(root, id)?;
     if container.process.is_none() {
         bail!("cannot update container {id:?}: it has stopped");
+    }
+    if vm::is_machine(&container.directory) {
+        vm::update(&container.directory, &resources)
+            .with_context(|| format!("cannot update container {id:?}"))?;
+        return Ok(0);
     }
     let Some(cgroup) = container.cgroup()? else {
         bail!("cannot update container {id:?}: it has no control group");
