@@ -94,11 +94,32 @@ fn pss_kb(pid: u32) -> u64 {
 
 /// P6.
 pub fn up_and_down(engines: &Engines, settings: &Settings, containers: usize) -> Result<()> {
+    up_and_down_on(engines, settings, containers, ("P6", "none"), |_| "none")
+}
+
+/// P6, on a network: each engine's default one.
+pub fn up_and_down_on_bridge(
+    engines: &Engines,
+    settings: &Settings,
+    containers: usize,
+) -> Result<()> {
+    let name = ("P6-bridge", "bridge");
+    up_and_down_on(engines, settings, containers, name, Engine::bridge)
+}
+
+fn up_and_down_on(
+    engines: &Engines,
+    settings: &Settings,
+    containers: usize,
+    (id, word): (&str, &str),
+    network: impl Fn(Engine) -> &'static str,
+) -> Result<()> {
     println!(
-        "\n### P6: {containers} containers up, then gone\n\n\
-         Up: from the first `run -d --network none busybox sleep 3600` of {CLIENTS} clients at once until the last has \
+        "\n### {id}: {containers} containers up, then gone\n\n\
+         Up: from the first `run -d --network {word} busybox sleep 3600` of {CLIENTS} clients at once until the last has \
          returned. Down: one `rm -f` of them all, until it has returned. Rivals start a twentieth. Left: \
-         mounts, control groups and processes more than before, 2 s later.\n"
+         mounts, control groups, links and processes more than before, 2 s later (a network and who keeps it may stay \
+         for a while).\n"
     );
     println!("| column | containers | up | down | up, each | down, each | left |");
     println!("|---|---|---|---|---|---|---|");
@@ -110,7 +131,7 @@ pub fn up_and_down(engines: &Engines, settings: &Settings, containers: usize) ->
         };
         let before = census();
         let begin = Instant::now();
-        start_all(engines, engine, count)?;
+        start_all(engines, engine, count, network(engine))?;
         let up = begin.elapsed();
         let begin = Instant::now();
         let names: Vec<String> = (0..count).map(|number| format!("c{number}")).collect();
@@ -124,9 +145,10 @@ pub fn up_and_down(engines: &Engines, settings: &Settings, containers: usize) ->
         std::thread::sleep(Duration::from_secs(2));
         let after = census();
         let left = format!(
-            "{} mounts, {} cgroups, {} processes",
+            "{} mounts, {} cgroups, {} links, {} processes",
             after.mounts.saturating_sub(before.mounts),
             after.cgroups.saturating_sub(before.cgroups),
+            after.links.saturating_sub(before.links),
             after.processes.saturating_sub(before.processes)
         );
         let each = |time: Duration| time / u32::try_from(count).expect("some thousands");
@@ -145,11 +167,11 @@ pub fn up_and_down(engines: &Engines, settings: &Settings, containers: usize) ->
             down.as_micros()
         ));
     }
-    fs::write(settings.output.join("P6.csv"), csv)?;
+    fs::write(settings.output.join(format!("{id}.csv")), csv)?;
     Ok(())
 }
 
-fn start_all(engines: &Engines, engine: Engine, count: usize) -> Result<()> {
+fn start_all(engines: &Engines, engine: Engine, count: usize, network: &str) -> Result<()> {
     // The commands are made here; a thread only runs them.
     let mut shares: Vec<Vec<std::process::Command>> = (0..CLIENTS).map(|_| Vec::new()).collect();
     for number in 0..count {
@@ -162,7 +184,7 @@ fn start_all(engines: &Engines, engine: Engine, count: usize) -> Result<()> {
                 "--name",
                 &name,
                 "--network",
-                "none",
+                network,
                 "busybox",
                 "sleep",
                 "3600",
@@ -194,6 +216,7 @@ fn start_all(engines: &Engines, engine: Engine, count: usize) -> Result<()> {
 struct Census {
     mounts: usize,
     cgroups: usize,
+    links: usize,
     processes: usize,
 }
 
@@ -222,6 +245,7 @@ fn census() -> Census {
     Census {
         mounts: mounts.lines().count(),
         cgroups,
+        links: fs::read_dir("/sys/class/net").map_or(0, Iterator::count),
         processes,
     }
 }

@@ -37,7 +37,7 @@ impl Engine {
 
     /// Its default network. The daemon of the benchmarks has no bridge: Docker is measured without a network, which
     /// flatters it.
-    fn bridge(self) -> &'static str {
+    pub fn bridge(self) -> &'static str {
         match self {
             Engine::Isle | Engine::Podman => "bridge",
             Engine::Docker => "none",

@@ -43,7 +43,7 @@ struct Arguments {
     /// Take the version 2 hierarchy out of sight first, in a mount namespace unlike this one.
     #[arg(long, hide = true)]
     hide_cgroup2_unlike: Option<String>,
-    /// Which: P1, P2, P2-bridge, P3 (and P4), P5, P5-vm, P6, P7, P8, P9, P9-pull, P11, P12; all when not given.
+    /// Which: P1, P2, P2-bridge, P3 (and P4), P5, P5-vm, P6, P6-bridge, P7, P8, P9, P9-pull, P11, P12; all when not given.
     promises: Vec<String>,
 }
 
@@ -88,6 +88,7 @@ fn main() -> Result<()> {
         "P5",
         "P5-vm",
         "P6",
+        "P6-bridge",
         "P7",
         "P8",
         "P9",
@@ -126,6 +127,9 @@ fn main() -> Result<()> {
     }
     if wants("P6") {
         density::up_and_down(&engines, &settings, arguments.containers)?;
+    }
+    if wants("P6-bridge") {
+        density::up_and_down_on_bridge(&engines, &settings, arguments.containers)?;
     }
     if wants("P9") {
         image::load(&engines, &settings, arguments.image_mib)?;
