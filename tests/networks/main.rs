@@ -139,6 +139,26 @@ fn an_instance_is_connected_and_disconnected_while_it_runs(world: &World) {
     let links = world.isle(["exec", "web", "ip", "addr"]).succeeds();
     assert!(!links.contains("eth1"), "{links}");
     refused(world.isle(["network", "disconnect", "back", "web"])).complains("not connected");
+    // The way out is by the next network when that of the first has gone.
+    let way_out = || {
+        let routes = world.isle(["exec", "web", "ip", "route"]).succeeds();
+        let mut routes = routes.lines().map(str::to_owned);
+        routes.find(|line| line.starts_with("default"))
+    };
+    world.isle(["network", "connect", "back", "web"]).succeeds();
+    assert!(way_out().expect("a way out").contains("eth0"));
+    world
+        .isle(["network", "disconnect", "front", "web"])
+        .succeeds();
+    let now = way_out().expect("a way out");
+    assert!(now.contains("10.77.0.1 ") && now.contains("eth1"), "{now}");
+    world
+        .isle(["network", "connect", "front", "web"])
+        .succeeds();
+    world
+        .isle(["network", "disconnect", "back", "web"])
+        .succeeds();
+    assert!(way_out().expect("a way out").contains("eth0"));
     // It is known for the next start too.
     world.isle(["restart", "-t", "0", "web"]).succeeds();
     assert_eq!(
@@ -479,6 +499,9 @@ fn macvlan_instances_are_on_the_hosts_wire(world: &World) {
         .script(&["--rm", "--network", "lan", "--egress", "deny"], "true")
         .exits_with(125)
         .complains("macvlan");
+    world.isle(["network", "disconnect", "lan", "a"]).succeeds();
+    let inside = world.isle(["exec", "a", "ip", "link"]).succeeds();
+    assert!(!inside.contains("eth0"), "{inside}");
     world.isle(["rm", "-f", "a"]).succeeds();
     let links = world.on_host(["ip", "-brief", "link"]).succeeds();
     assert!(!links.contains("@wire"), "{links}");

@@ -1,6 +1,5 @@
 //! The link inside an instance's network namespace.
 
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use isle_netlink::link::Link;
@@ -29,6 +28,23 @@ pub(crate) fn configure(endpoint: &Endpoint, namespace: BorrowedFd<'_>) -> Resul
         })
     })
     .map_err(|source| error(endpoint, source))?
+}
+
+/// Leads out by the endpoint's gateways, in place of what led out before.
+pub(crate) fn lead_out(endpoint: &Endpoint, namespace: BorrowedFd<'_>) -> Result<(), Error> {
+    isle_sys::namespace::in_network(namespace, || {
+        let socket = Socket::route()?.explain()?;
+        let index = name_to_index(&socket, &endpoint.interface)?;
+        let mut batch = Batch::default();
+        add_gateways(&mut batch, endpoint, index);
+        Ok(socket.send(&batch))
+    })
+    .and_then(|result| result)
+    .map_err(|source| error(endpoint, source))?
+    .map_err(|refused| {
+        let operation = format!("lead an instance out by {:?}", endpoint.interface);
+        Error::from_refusal(&operation, refused)
+    })
 }
 
 /// Deletes a link inside; harmless when it is gone.
@@ -63,26 +79,29 @@ fn batch(endpoint: &Endpoint, index: u32) -> Batch {
     for net in &endpoint.addresses {
         batch.add_address(index, net.addr(), net.prefix_len());
     }
-    let mut add = |destination: (IpAddr, u8), gateway| {
+    for route in &endpoint.routes {
+        let destination = route.destination;
         batch.add_route(&route::Route {
-            destination,
-            gateway,
+            destination: (destination.network(), destination.prefix_len()),
+            gateway: route.gateway,
             link: index,
             metric: None,
         });
-    };
-    for route in &endpoint.routes {
-        let destination = route.destination;
-        add(
-            (destination.network(), destination.prefix_len()),
-            route.gateway,
-        );
     }
-    for gateway in &endpoint.gateways {
-        // A prefix of no bits: everywhere.
-        add((*gateway, 0), Some(*gateway));
-    }
+    add_gateways(&mut batch, endpoint, index);
     batch
+}
+
+fn add_gateways(batch: &mut Batch, endpoint: &Endpoint, index: u32) {
+    for gateway in &endpoint.gateways {
+        batch.add_route(&route::Route {
+            // A prefix of no bits: everywhere.
+            destination: (*gateway, 0),
+            gateway: Some(*gateway),
+            link: index,
+            metric: None,
+        });
+    }
 }
 
 fn error(endpoint: &Endpoint, source: std::io::Error) -> Error {

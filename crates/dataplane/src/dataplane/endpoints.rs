@@ -221,6 +221,19 @@ impl Dataplane {
         self.delete_link(&format!("disconnect {link:?}"), link)
     }
 
+    /// Leads what is in a network namespace out by the gateways of one of its endpoints, in place of what led out
+    /// before.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn lead_out(
+        &mut self,
+        endpoint: &Endpoint,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<(), Error> {
+        inside::lead_out(endpoint, namespace)
+    }
+
     /// Takes a link away that is inside alone, a macvlan; harmless when it is gone.
     ///
     /// # Errors

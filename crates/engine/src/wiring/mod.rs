@@ -51,6 +51,8 @@ pub(crate) struct Wiring {
     plan: Plan,
     /// While it is on a network.
     keeper: Option<Attachment>,
+    /// Links that are parked and do not go by themselves when their descriptor is closed.
+    parked: Vec<String>,
 }
 
 impl Wiring {
@@ -63,6 +65,7 @@ impl Wiring {
             dataplane: None,
             plan: Plan::default(),
             keeper: None,
+            parked: Vec::new(),
         }
     }
 
@@ -281,6 +284,9 @@ impl Wiring {
         let dataplane = self.dataplane();
         dataplane.park(&name, parked).map_err(io::Error::other)?;
         let link = self.plan.links.remove(position);
+        if let Driver::Macvlan { .. } = link.network.spec.driver {
+            self.parked.push(parked.to_owned());
+        }
         // The link has gone: what else there is of it goes too.
         self.detach(&link).map_err(io::Error::other)
     }
@@ -335,6 +341,33 @@ impl Wiring {
         Ok(Some(link))
     }
 
+    /// Takes the link to one network away, and what is left of it inside; leads what runs there out by another one if
+    /// that was its way out.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn disconnect_from(
+        &mut self,
+        network: &str,
+        namespace: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let Some(gone) = self.disconnect(network)? else {
+            return Ok(());
+        };
+        if let Driver::Macvlan { .. } = gone.network.spec.driver {
+            let interface = &gone.endpoint.interface;
+            let done = self.dataplane().detach_macvlan(interface, namespace);
+            done.map_err(io::Error::other)?;
+        }
+        let links = &self.plan.links;
+        let endpoints: Vec<_> = links.iter().map(|link| endpoint(link, links)).collect();
+        for endpoint in endpoints.iter().filter(|e| !e.gateways.is_empty()) {
+            let done = self.dataplane().lead_out(endpoint, namespace);
+            done.map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
     /// The place on a network whose link on the host, of this name, is gone: to be connected again.
     pub(crate) fn take_lost(&mut self, name: &str) -> Option<Link> {
         let mut links = self.plan.links.iter();
@@ -349,7 +382,9 @@ impl Wiring {
 
     /// Whether there is anything that [`Wiring::unwire`] would take away.
     pub(crate) fn is_anything(&self) -> bool {
-        !self.plan.links.is_empty() || !self.plan.ports.is_empty() || self.keeper.is_some()
+        let plan = &self.plan;
+        let is_wired = !plan.links.is_empty() || !plan.ports.is_empty();
+        is_wired || self.keeper.is_some() || !self.parked.is_empty()
     }
 
     fn detach(&mut self, link: &Link) -> Result<(), Error> {
@@ -408,6 +443,9 @@ impl Wiring {
         }
         for link in &plan.links {
             first = first.and(self.detach(link));
+        }
+        for link in std::mem::take(&mut self.parked) {
+            first = first.and(self.dataplane().detach(&link));
         }
         first.map_err(io::Error::other)
     }

@@ -357,14 +357,12 @@ impl Backend for Container {
 
     fn disconnect(
         &mut self,
-        _process: &Process,
+        process: &Process,
         network: &str,
         wiring: &mut Wiring,
     ) -> Result<(), StartError> {
-        // The other end goes with the host's.
-        wiring
-            .disconnect(network)
-            .map(drop)
+        network_namespace(process.pid)
+            .and_then(|namespace| wiring.disconnect_from(network, namespace.as_fd()))
             .map_err(failed("cannot disconnect from the network"))
     }
 
