@@ -20,6 +20,12 @@ const SHARES: &str = "/run/isle/shares";
 /// The share that is the root file system.
 pub(super) const ROOT: u32 = 0;
 
+/// What containerd and CRI-O call a container of a pod that is not the pod's first.
+const POD_MEMBER: [&str; 2] = [
+    "io.kubernetes.cri.container-type",
+    "io.kubernetes.cri-o.ContainerType",
+];
+
 /// A folder or file of the host for the guest.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Shared {
@@ -55,6 +61,7 @@ impl Parts {
     /// # Errors
     /// What a virtual machine cannot do, by the name of the field.
     pub(super) fn of(spec: &Spec, bundle: &Path, program: &str) -> anyhow::Result<Parts> {
+        refuse_pods(spec)?;
         refuse(spec)?;
         let root = spec.root().as_ref().context("config.json has no root")?;
         let mut shares = vec![Shared {
@@ -89,6 +96,21 @@ fn resources(spec: &Spec) -> Option<&LinuxResources> {
 
 fn is_set<T>(list: Option<&Vec<T>>) -> bool {
     list.is_some_and(|list| !list.is_empty())
+}
+
+/// A container that joins a pod has to be in the pod's machine.
+fn refuse_pods(spec: &Spec) -> anyhow::Result<()> {
+    let annotations = spec.annotations().as_ref();
+    for key in POD_MEMBER {
+        let kind = annotations.and_then(|annotations| annotations.get(key));
+        if kind.is_some_and(|kind| kind == "container") {
+            bail!(
+                "annotation {key} is \"container\": several containers of a pod in one virtual machine are not supported \
+                 yet: use a runtime whose level is container for pods"
+            );
+        }
+    }
+    Ok(())
 }
 
 fn refuse(spec: &Spec) -> anyhow::Result<()> {
@@ -138,13 +160,17 @@ fn refuse(spec: &Spec) -> anyhow::Result<()> {
         );
     }
     let namespaces = linux.namespaces().as_deref().unwrap_or_default();
-    let is_host_network = !namespaces
+    let network = namespaces
         .iter()
-        .any(|namespace| namespace.typ() == LinuxNamespaceType::Network);
-    if is_host_network {
+        .find(|namespace| namespace.typ() == LinuxNamespaceType::Network);
+    let is_hosts = match network {
+        None => true,
+        Some(network) => network.path().as_deref().is_some_and(is_hosts_network),
+    };
+    if is_hosts {
         bail!(
-            "linux.namespaces: without a network namespace the container would be on the host's network, and a virtual \
-             machine has a network stack of its own: use another network, or a runtime whose level is container"
+            "linux.namespaces: the container would be on the host's network, and a virtual machine has a network stack \
+             of its own: use another network, or a runtime whose level is container"
         );
     }
     for namespace in namespaces {
@@ -160,6 +186,18 @@ fn refuse(spec: &Spec) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a network namespace is that of the host, or of this program. Were it wired, the host would be cut off.
+fn is_hosts_network(path: &Path) -> bool {
+    let identity = |path: &Path| rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino));
+    let Ok(asked) = identity(path) else {
+        // What is not there is told when it is entered.
+        return false;
+    };
+    ["/proc/1/ns/net", "/proc/self/ns/net"]
+        .into_iter()
+        .any(|own| identity(Path::new(own)) == Ok(asked))
 }
 
 /// Labels that engines give to every container for the sake of the host's kernel. Others were asked for by name.
@@ -450,4 +488,192 @@ fn stand_in(spec: &Spec, program: &str) -> Spec {
         .set_annotations(spec.annotations().clone())
         .set_linux(Some(linux));
     stand_in
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn config() -> Value {
+        json!({
+            "ociVersion": "1.0.2",
+            "root": {"path": "rootfs"},
+            "hostname": "h",
+            "process": {
+                "user": {"uid": 5, "gid": 6}, "args": ["sh"], "cwd": "/", "apparmorProfile": "docker-default",
+                "selinuxLabel": "system_u:system_r:container_t:s0:c1,c2",
+            },
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+                {"destination": "/sys", "type": "sysfs", "source": "sysfs"},
+                {"destination": "/etc/hosts", "type": "bind", "source": "hosts", "options": ["rbind", "rprivate", "ro"]},
+            ],
+            "linux": {
+                "namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "mount"}, {"type": "cgroup"}],
+                "resources": {
+                    "devices": [{"allow": false, "access": "rwm"}],
+                    "memory": {"limit": 134_217_728, "swap": 268_435_456},
+                    "pids": {"limit": 50},
+                    "cpu": {"quota": 150_000, "period": 100_000, "shares": 512},
+                },
+            },
+        })
+    }
+
+    fn parts(config: &Value) -> anyhow::Result<Parts> {
+        let spec: Spec = serde_json::from_value(config.clone()).unwrap();
+        Parts::of(&spec, Path::new("/bundle"), "/program")
+    }
+
+    #[test]
+    fn what_is_bound_is_shared_and_the_guest_finds_it_by_number() {
+        let parts = parts(&config()).unwrap();
+        let shares: Vec<_> = parts
+            .shares
+            .iter()
+            .map(|share| {
+                (
+                    share.source.to_str().unwrap(),
+                    share.is_recursive,
+                    share.is_read_only,
+                )
+            })
+            .collect();
+        assert_eq!(
+            shares,
+            [
+                ("/bundle/rootfs", false, false),
+                ("/bundle/hosts", true, true)
+            ]
+        );
+        let mounts = parts.guest.mounts().as_ref().unwrap();
+        let hosts = mounts.last().unwrap();
+        assert_eq!(
+            hosts.source().as_deref(),
+            Some(Path::new("/run/isle/shares/1"))
+        );
+        assert_eq!(
+            hosts.options().as_deref(),
+            Some(&["ro".to_owned(), "bind".to_owned()][..])
+        );
+    }
+
+    #[test]
+    fn limits_are_held_where_they_are_felt() {
+        let parts = parts(&config()).unwrap();
+        assert_eq!(
+            (parts.memory_bytes, parts.nano_cpus),
+            (Some(128 << 20), Some(1_500_000_000))
+        );
+        let inside = parts
+            .guest
+            .linux()
+            .as_ref()
+            .unwrap()
+            .resources()
+            .as_ref()
+            .unwrap();
+        assert_eq!(inside.memory().unwrap().limit(), Some(128 << 20));
+        assert_eq!(inside.pids().unwrap().limit(), 50);
+        assert!(inside.cpu().is_none() && inside.devices().is_none());
+        // The machine as a whole, which has no swap and needs its own devices.
+        assert!(parts.host.memory().unwrap().limit().unwrap() > (128 << 20) + 256 * (1 << 20));
+        assert!(parts.host.pids().is_none() && parts.host.devices().is_none());
+        assert_eq!(parts.host.cpu().as_ref().unwrap().shares(), Some(512));
+    }
+
+    #[test]
+    fn the_stand_in_has_the_namespaces_and_files_and_nothing_to_do() {
+        let parts = parts(&config()).unwrap();
+        let process = parts.stand_in.process().as_ref().unwrap();
+        assert_eq!(process.args().as_ref().unwrap()[0], "/program");
+        assert_eq!(process.no_new_privileges(), Some(true));
+        let sets = process.capabilities().as_ref().unwrap();
+        assert!(sets.bounding().is_none() && sets.effective().is_none());
+        let mounts = parts.stand_in.mounts().as_ref().unwrap();
+        let places: Vec<_> = mounts
+            .iter()
+            .map(|mount| mount.destination().to_str().unwrap())
+            .collect();
+        assert_eq!(places, ["/proc", "/dev", "/etc/hosts"]);
+        let guest = parts.guest.process().as_ref().unwrap();
+        assert!(guest.apparmor_profile().is_none() && guest.selinux_label().is_none());
+    }
+
+    #[test]
+    fn what_a_machine_cannot_do_is_refused_by_name() {
+        type Change = fn(&mut Value);
+        let cases: [(&str, Change); 9] = [
+            ("host's network", |c| {
+                c["linux"]["namespaces"] = json!([{"type": "mount"}])
+            }),
+            ("host's network", |c| {
+                c["linux"]["namespaces"][1]["path"] = json!("/proc/self/ns/net")
+            }),
+            ("pid", |c| {
+                c["linux"]["namespaces"][0]["path"] = json!("/proc/1/ns/pid")
+            }),
+            (
+                "linux.devices",
+                |c| {
+                    c["linux"]["devices"] =
+                        json!([{"path": "/dev/kvm", "type": "c", "major": 10, "minor": 232}])
+                },
+            ),
+            ("uidMappings", |c| {
+                c["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 9}])
+            }),
+            ("rshared", |c| {
+                c["mounts"][3]["options"] = json!(["rbind", "rshared"])
+            }),
+            ("startContainer", |c| {
+                c["hooks"] = json!({"startContainer": [{"path": "/x"}]})
+            }),
+            ("unified", |c| {
+                c["linux"]["resources"]["unified"] = json!({"memory.high": "1"})
+            }),
+            ("container-type", |c| {
+                c["annotations"] = json!({"io.kubernetes.cri.container-type": "container"})
+            }),
+        ];
+        for (named, change) in cases {
+            let mut config = config();
+            change(&mut config);
+            let error = parts(&config).expect_err(named);
+            assert!(format!("{error:#}").contains(named), "{named}: {error:#}");
+        }
+    }
+
+    #[test]
+    fn processors_are_counted_by_quota_or_else_by_set() {
+        let nano = |text: Value| {
+            let cpu = serde_json::from_value(text).unwrap();
+            let mut resources = LinuxResources::default();
+            resources.set_cpu(Some(cpu));
+            nano_cpus(&resources)
+        };
+        assert_eq!(nano(json!({"quota": 50_000})), Some(500_000_000));
+        assert_eq!(
+            nano(json!({"quota": -1, "cpus": "0-2,5"})),
+            Some(4_000_000_000)
+        );
+        for broken in ["x", "3-1", "0-18446744073709551615", ""] {
+            assert_eq!(nano(json!({"cpus": broken})), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn labels_that_somebody_has_asked_for_are_not_left_out() {
+        let label = |text: &str| is_container_label(text);
+        assert!(label("system_u:system_r:container_t:s0"));
+        assert!(!label("system_u:system_r:my_t:s0") && !label("container_t"));
+        let mut own = config();
+        own["process"]["apparmorProfile"] = json!("mine");
+        let parts = parts(&own).unwrap();
+        let process = parts.guest.process().as_ref().unwrap();
+        assert_eq!(process.apparmor_profile().as_deref(), Some("mine"));
+    }
 }
