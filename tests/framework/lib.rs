@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod disk;
+mod engine_host;
 mod invocation;
 mod leaks;
 mod level;
@@ -36,6 +37,7 @@ mod wait;
 mod world;
 
 pub use disk::disk_below;
+pub use engine_host::EngineHost;
 pub use invocation::{Invocation, Outcome, Running};
 pub use leaks::namespaces_held;
 pub use level::Level;

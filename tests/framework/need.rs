@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::Level;
-use crate::world::Program;
+use crate::world::{Program, program};
 
 /// Something that not every host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,10 @@ pub enum Need {
     Buildah,
     /// `dockerd`, `containerd` and `docker` on the path.
     Docker,
+    /// `containerd` and its `ctr` on the path, and the CNI plug-ins of Debian.
+    Containerd,
+    /// The runtime of the level that the story is told at: `isle-oci`, or `isle-oci-vm` beside it.
+    OciRuntime,
     /// `docker-registry` on the path.
     Registry,
     /// A C compiler, and the C library to link statically with.
@@ -45,8 +49,16 @@ pub enum Need {
 impl Need {
     /// Why it is not there, or `None` when it is.
     #[must_use]
-    pub fn missing(self) -> Option<String> {
+    pub fn missing(self, level: Level) -> Option<String> {
         match self {
+            Need::OciRuntime => match level {
+                Level::Container => None,
+                Level::Vm => {
+                    let runtime = program("isle-oci", "ISLE_OCI_BIN").with_file_name("isle-oci-vm");
+                    let missing = || format!("there is no {}", runtime.display());
+                    (!runtime.is_file()).then(missing)
+                }
+            },
             Need::Isle => match Program::from_environment() {
                 Program::Isle(_) => None,
                 Program::Podman => Some("the reference does this otherwise".into()),
@@ -67,6 +79,13 @@ impl Need {
             Need::Docker => ["docker", "dockerd", "containerd", "runc"]
                 .into_iter()
                 .find_map(missing_program),
+            Need::Containerd => ["containerd", "ctr", "runc"]
+                .into_iter()
+                .find_map(missing_program)
+                .or_else(|| match Path::new("/usr/lib/cni/bridge").is_file() {
+                    true => None,
+                    false => Some("containernetworking-plugins is not installed".into()),
+                }),
             Need::Registry => missing_program("docker-registry"),
             Need::Compiler => missing_program("cc"),
             Need::Runc => missing_program("runc"),

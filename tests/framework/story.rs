@@ -64,7 +64,7 @@ pub fn main(stories: &[Story]) -> ExitCode {
         for story in stories.iter().filter(|story| story.is_about(level)) {
             let reason = if rustix::process::geteuid().is_root() {
                 let mut needs = of_level.iter().chain(story.needs);
-                needs.find_map(|need| need.missing())
+                needs.find_map(|need| need.missing(level))
             } else {
                 Some("not root".to_owned())
             };

@@ -264,6 +264,16 @@ impl World {
         name.to_owned()
     }
 
+    /// The root file system of an image of `examples/` under another name, with one change to its configuration.
+    ///
+    /// # Panics
+    /// When it cannot be made or imported.
+    pub fn changed_image(&self, example: &str, change: &str, name: &str) {
+        let rootfs = Example::get(example).rootfs;
+        self.isle(["import", "--change", change, &rootfs, name])
+            .succeeds();
+    }
+
     /// What `inspect` says of an instance or image.
     ///
     /// # Panics

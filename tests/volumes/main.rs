@@ -453,7 +453,7 @@ fn a_file_system_that_the_kernel_lacks_is_refused_at_the_start(world: &World) {
 }
 
 fn a_limit_without_quotas_is_refused(world: &World) {
-    if Need::ProjectQuotas.missing().is_none() {
+    if Need::ProjectQuotas.missing(world.level()).is_none() {
         return;
     }
     world

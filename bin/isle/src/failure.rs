@@ -139,6 +139,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         isle_image::RemoveError,
         isle_registry::RegistryError,
         isle_registry::CredentialsError,
+        isle_setup::SetupError,
     );
     if cause.downcast_ref::<TemplateError>().is_some() {
         return Some(

@@ -19,7 +19,7 @@ files! {
     image_inspect, image_prune, images, import, info, inspect, kernel_build, kernel_install, kernel_ls, kernel_rm,
     kernel_use, kill, load, login, logout, logs, network_connect, network_create, network_disconnect, network_inspect, network_ls,
     network_prune, network_rm, pause, pool_ls, pool_rm, pool_set, port, ps, pull,
-    push, rename, restart, rm, rmi, run, save, start, stats, stop, system_df, tag, template_ls, template_prune, template_rm, top, unpause, update, version,
+    push, rename, restart, rm, rmi, run, save, setup, start, stats, stop, system_df, tag, template_ls, template_prune, template_rm, top, unpause, update, version,
     volume_clone, volume_create, volume_export, volume_import, volume_inspect, volume_ls, volume_prune,
     volume_restore, volume_rm, volume_snapshot, wait,
 }
@@ -113,6 +113,7 @@ pub static VERBS: &[Verb] = &[
     verb!(info, "info"),
     verb!(version, "version"),
     verb!(doctor, "doctor"),
+    verb!(setup, "setup"),
     verb!(completion, "completion"),
 ];
 
@@ -326,7 +327,7 @@ pub fn overview() -> String {
         ("Images", IMAGE_VERBS),
         (
             "Host",
-            &["events", "info", "version", "doctor", "completion"],
+            &["events", "info", "version", "doctor", "setup", "completion"],
         ),
     ];
     for (title, names) in sections {
