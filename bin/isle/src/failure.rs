@@ -136,6 +136,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         isle_image::PushError,
         isle_image::SaveError,
         isle_image::BuildError,
+        isle_build::BuildError,
         isle_image::RemoveError,
         isle_registry::RegistryError,
         isle_registry::CredentialsError,

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod ahead;
+mod build_progress;
 mod commands;
 mod completion;
 mod context;

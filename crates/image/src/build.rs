@@ -216,7 +216,7 @@ impl Store {
     }
 }
 
-fn bring_stream(
+pub(crate) fn bring_stream(
     ingest: &Ingest<'_>,
     reader: &mut dyn Read,
     progress: &Arc<dyn Progress>,

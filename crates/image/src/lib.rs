@@ -43,6 +43,7 @@
 
 #![forbid(unsafe_code)]
 
+mod assemble;
 mod blob;
 mod block;
 mod build;
@@ -79,6 +80,7 @@ mod store;
 mod sweep;
 mod usage;
 
+pub use assemble::{Assembly, LayerRef};
 pub use blob::BlobReader;
 pub use block::{BlockImage, BlockImageError};
 pub use build::{BuildError, CommitOptions, ImportOptions};

@@ -8,7 +8,7 @@ use isle_database::Schema;
 /// The store's tables. Whoever opens the state file for a [`Store`](crate::Store) lists this.
 pub const SCHEMA: Schema = Schema {
     name: "image",
-    migrations: &[FOUNDATION, BLOCK_IMAGES],
+    migrations: &[FOUNDATION, BLOCK_IMAGES, INTERMEDIATE_IMAGES],
 };
 
 const FOUNDATION: &str = "
@@ -101,5 +101,12 @@ CREATE TABLE block_image (
     boot TEXT NOT NULL,
     -- How it was made.
     recipe INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+const INTERMEDIATE_IMAGES: &str = "
+-- Steps of builds: images that are there to be built upon, and that nobody else lists.
+CREATE TABLE intermediate_image (
+    image TEXT PRIMARY KEY REFERENCES image (id) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
 ";

@@ -300,15 +300,15 @@ impl Store {
         })
     }
 
-    /// All images, newest first.
+    /// All images but the steps of builds, newest first.
     ///
     /// # Errors
     /// When the state file cannot be read, or a configuration is damaged.
     pub fn images(&self) -> Result<Vec<Image>, StoreError> {
-        let mut statement = self
-            .database
-            .connection()
-            .prepare_cached("SELECT id FROM image ORDER BY created DESC, added DESC, id")?;
+        let mut statement = self.database.connection().prepare_cached(
+            "SELECT id FROM image WHERE id NOT IN (SELECT image FROM intermediate_image)
+                 ORDER BY created DESC, added DESC, id",
+        )?;
         let ids: Vec<String> = statement
             .query_map([], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
@@ -397,7 +397,16 @@ impl Store {
         // Nothing below an opaque root is seen; overlayfs itself would merge it.
         let first = rows.iter().rposition(|row| row.is_opaque).unwrap_or(0);
         below.drain(..first);
-        Ok(below)
+        // A layer that comes twice (that of two steps without files, say) hides its lower self wholly, and overlayfs
+        // refuses to have it twice.
+        let mut seen = std::collections::HashSet::new();
+        let mut kept: Vec<PathBuf> = below
+            .into_iter()
+            .rev()
+            .filter(|path| seen.insert(path.clone()))
+            .collect();
+        kept.reverse();
+        Ok(kept)
     }
 
     fn layer_rows(&self, id: &Digest) -> Result<Vec<LayerRow>, StoreError> {

@@ -15,7 +15,7 @@ macro_rules! files {
 }
 
 files! {
-    attach, commit, completion, container_inspect, container_prune, cp, create, diff, doctor, events, exec, export, history,
+    attach, build, builder_du, builder_prune, commit, completion, container_inspect, container_prune, cp, create, diff, doctor, events, exec, export, history,
     image_inspect, image_prune, images, import, info, inspect, kernel_build, kernel_install, kernel_ls, kernel_rm,
     kernel_use, kill, load, login, logout, logs, network_connect, network_create, network_disconnect, network_inspect, network_ls,
     network_prune, network_rm, pause, pool_ls, pool_rm, pool_set, port, ps, pull,
@@ -98,6 +98,7 @@ pub static VERBS: &[Verb] = &[
     verb!(diff, "diff"),
     verb!(commit, "commit"),
     verb!(export, "export"),
+    verb!(build, "build"),
     verb!(images, "images"),
     verb!(pull, "pull"),
     verb!(push, "push"),
@@ -155,6 +156,7 @@ pub static GROUPS: &[Group] = &[
         about: "Manage images",
         verbs: &[
             verb!(images, "ls", ["list"]),
+            verb!(build, "build"),
             verb!(image_inspect, "inspect"),
             verb!(history, "history"),
             verb!(pull, "pull"),
@@ -165,6 +167,15 @@ pub static GROUPS: &[Group] = &[
             verb!(tag, "tag"),
             verb!(rmi, "rm", ["remove"]),
             verb!(image_prune, "prune"),
+        ],
+    },
+    Group {
+        name: "builder",
+        about: "Manage the cache of builds",
+        verbs: &[
+            verb!(build, "build"),
+            verb!(builder_du, "du"),
+            verb!(builder_prune, "prune"),
         ],
     },
     Group {
@@ -350,5 +361,6 @@ pub fn overview() -> String {
 }
 
 const IMAGE_VERBS: &[&str] = &[
-    "images", "pull", "push", "load", "save", "import", "rmi", "tag", "history", "login", "logout",
+    "build", "images", "pull", "push", "load", "save", "import", "rmi", "tag", "history", "login",
+    "logout",
 ];

@@ -1,7 +1,7 @@
 //! Makes an image of an instance.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 
 use isle_archive::{Archive, Style};
@@ -44,7 +44,9 @@ impl Engine {
             true => self.hold(&instance)?,
             false => None,
         };
-        let image = self.commit_layer(&instance, &base, &options, is_frozen);
+        let image = self.read_layer(&instance, is_frozen, |reader| {
+            self.images.commit_layer(Some(&base), reader, &options)
+        });
         if let Some(held) = held {
             held.release()?;
         }
@@ -54,16 +56,27 @@ impl Engine {
         Ok(image.id.to_string())
     }
 
-    fn commit_layer(
+    /// Hands what an instance that does not run has changed to `take`, as a tar archive in the OCI layer format.
+    ///
+    /// # Errors
+    /// When it cannot be read, or what `take` returns.
+    pub fn with_layer<T>(
+        &self,
+        id: &InstanceId,
+        take: impl FnOnce(&mut dyn Read) -> Result<T, isle_image::BuildError>,
+    ) -> Result<T, EngineError> {
+        self.read_layer(&self.current(id)?, false, take)
+    }
+
+    fn read_layer<T>(
         &self,
         instance: &Instance,
-        base: &Image,
-        options: &CommitOptions,
         is_frozen: bool,
-    ) -> Result<Image, EngineError> {
+        take: impl FnOnce(&mut dyn Read) -> Result<T, isle_image::BuildError>,
+    ) -> Result<T, EngineError> {
         let directory = self.paths.instance(&instance.id);
         if !backend::host_sees_files(instance) {
-            return self.commit_from_inside(instance, base, options, is_frozen);
+            return self.read_layer_inside(instance, is_frozen, take);
         }
         let upper = upper(&directory);
         let fail = EngineError::io("read", &upper);
@@ -87,32 +100,31 @@ impl Engine {
                 }
                 archive.finish()
             });
-            let image = self.images.commit_layer(Some(base), &mut reader, options);
-            // Should the store have given up, the archive must not wait for a reader.
+            let taken = take(&mut reader);
+            // Should who takes it have given up, the archive must not wait for a reader.
             drop(reader);
             let archived = archiving
                 .join()
                 .expect("the archive's thread does not panic");
-            // A broken archive is the cause of what the store says.
-            match (archived, image) {
+            // A broken archive is the cause of what the taker says.
+            match (archived, taken) {
                 (Err(error), _) if error.kind() != io::ErrorKind::BrokenPipe => {
                     Err(EngineError::io("make an archive of", &upper)(error))
                 }
                 (_, Err(error)) => Err(EngineError::Commit(error)),
                 (Err(error), Ok(_)) => Err(EngineError::io("make an archive of", &upper)(error)),
-                (Ok(()), Ok(image)) => Ok(image),
+                (Ok(()), Ok(value)) => Ok(value),
             }
         })
     }
 
     /// The same where the host cannot see what was written.
-    fn commit_from_inside(
+    fn read_layer_inside<T>(
         &self,
         instance: &Instance,
-        base: &Image,
-        options: &CommitOptions,
         is_frozen: bool,
-    ) -> Result<Image, EngineError> {
+        take: impl FnOnce(&mut dyn Read) -> Result<T, isle_image::BuildError>,
+    ) -> Result<T, EngineError> {
         let (mut reader, mut writer) =
             io::pipe().map_err(EngineError::io("make a pipe for", instance.name.as_str()))?;
         std::thread::scope(|scope| {
@@ -122,13 +134,13 @@ impl Engine {
                 let engine = Engine::open(paths)?;
                 engine.carry_out(instance, "/", &Carry::Layer { is_frozen }, &mut writer)
             });
-            let image = self.images.commit_layer(Some(base), &mut reader, options);
+            let taken = take(&mut reader);
             drop(reader);
             let archived = archiving
                 .join()
                 .expect("the archive's thread does not panic");
-            match (archived, image) {
-                (Ok(()), Ok(image)) => Ok(image),
+            match (archived, taken) {
+                (Ok(()), Ok(value)) => Ok(value),
                 (Err(error), _) => Err(error),
                 (Ok(()), Err(error)) => Err(EngineError::Commit(error)),
             }
