@@ -274,6 +274,52 @@ impl World {
             .succeeds();
     }
 
+    /// The root file system of an image of `examples/`, a tar archive.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn archive(&self, name: &str) -> String {
+        Example::get(name).rootfs
+    }
+
+    /// The OCI runtime of the workspace, with this world's kernel and templates: `$ISLE_OCI_BIN`, else the program beside the test
+    /// program.
+    #[must_use]
+    pub fn oci<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Invocation {
+        let mut command = Command::new(program("isle-oci", "ISLE_OCI_BIN"));
+        command
+            .env("ISLE_ROOT", self.root())
+            .env("ISLE_RUN", self.run())
+            .args(["--isolation", self.level.word()])
+            .arg("--root")
+            .arg(self.folder.path().join("oci"))
+            .args(arguments)
+            .stdin(Stdio::null());
+        Invocation::new(command)
+    }
+
+    /// A program that other engines can be given as their runtime: it calls [`World::oci`]'s as they call it, and makes containers of
+    /// the world's level.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    #[must_use]
+    pub fn oci_for_engines(&self) -> String {
+        let runtime = program("isle-oci", "ISLE_OCI_BIN");
+        let script = format!(
+            "#!/bin/sh\nISLE_ROOT={} ISLE_RUN={} exec {} --isolation {} \"$@\"\n",
+            self.root().display(),
+            self.run().display(),
+            runtime.display(),
+            self.level.word(),
+        );
+        let path = self.file("isle-runtime", script);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).expect("its own file");
+        path
+    }
+
     /// What `inspect` says of an instance or image.
     ///
     /// # Panics

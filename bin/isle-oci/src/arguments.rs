@@ -31,7 +31,12 @@ pub(crate) struct Global {
     pub(crate) debug: bool,
     /// Isolation level of new containers: container, or vm (a kernel of its own). An annotation dev.isle.isolation can ask for vm,
     /// and a program called isle-oci-vm does
-    #[arg(long, value_name = "LEVEL", default_value = "container")]
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "container",
+        overrides_with = "isolation"
+    )]
     pub(crate) isolation: Isolation,
     /// Where kernels and templates of virtual machines are (default: $ISLE_ROOT, or /var/lib/isle)
     #[arg(long, value_name = "DIR")]

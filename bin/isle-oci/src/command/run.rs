@@ -46,7 +46,7 @@ pub(super) fn run(global: &Global, arguments: &Run) -> anyhow::Result<u8> {
     let created = making.created.take().expect("it was just made");
     create::write_pid(arguments.create.pid_file.as_deref(), &created.init)?;
     if let Some(directory) = making.directory.as_ref().filter(|one| vm::is_machine(one)) {
-        vm::start(directory)?;
+        vm::start(directory, Some(&created.init.pidfd))?;
     }
     let child = created.start()?;
     let (directory, cgroup, spec, state) = making.keep();

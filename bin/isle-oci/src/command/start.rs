@@ -45,7 +45,7 @@ pub(super) fn run(root: &Path, id: &str) -> anyhow::Result<u8> {
     rustix::net::connect(&socket, &address)
         .with_context(|| format!("cannot reach the first process of container {id:?}"))?;
     if vm::is_machine(&container.directory) {
-        vm::start(&container.directory)?;
+        vm::start(&container.directory, container.process.as_ref())?;
     }
     let spec = container.directory.config();
     let result = isle_runtime::start(&socket, || {

@@ -16,7 +16,7 @@ use isle_types::Isolation;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
 use rustix::fs::{AtFlags, CWD, MemfdFlags, Mode, OFlags, openat};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::machine::Setup;
 use super::spec::Parts;
@@ -239,12 +239,17 @@ fn order(directory: &Directory, request: &Request) -> anyhow::Result<()> {
     wire::ask(connect(directory)?, request, &[]).map(drop)
 }
 
-/// Executes the container's process.
+/// Executes the container's process. When that fails its stand-in ends, as engines expect it of a container that could not be
+/// started.
 ///
 /// # Errors
 /// [`super::Refused`] with the reason, or that nobody answers.
-pub(crate) fn start(directory: &Directory) -> anyhow::Result<()> {
-    order(directory, &Request::Start)
+pub(crate) fn start(directory: &Directory, stand_in: Option<&OwnedFd>) -> anyhow::Result<()> {
+    let started = order(directory, &Request::Start);
+    if let (Err(_), Some(stand_in)) = (&started, stand_in) {
+        let _ = pidfd_send_signal(stand_in, rustix::process::Signal::KILL);
+    }
+    started
 }
 
 /// Sends a signal to the container's process, or to all of them.

@@ -38,6 +38,7 @@ const SIGWINCH: i32 = 28;
 
 /// The container's own: standard input is the socket of whoever holds the machine.
 pub(super) fn container() -> ExitCode {
+    let _ = rustix::thread::set_name(c"isle-stand-in");
     let stdin = io::stdin();
     let Ok(signals) = all_signals() else {
         return ExitCode::from(LOST);
