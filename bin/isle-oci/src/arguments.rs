@@ -7,8 +7,17 @@ use isle_types::Isolation;
 
 /// The OCI container runtime of Isle.
 #[derive(Debug, Parser)]
-#[command(name = "isle-oci", version, disable_help_subcommand = true)]
+#[command(
+    name = "isle-oci",
+    // the form in which engines look for it
+    version = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0"),
+    disable_help_subcommand = true,
+    disable_version_flag = true
+)]
 pub(crate) struct Arguments {
+    /// Print the version
+    #[arg(short, short_alias = 'V', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
@@ -17,16 +26,17 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// Directory for the state of containers
-    #[arg(long, value_name = "DIR", default_value = "/run/isle-oci")]
+    /// Directory for the state of containers; /run/isle-oci when not given, and for a user without privileges
+    /// $XDG_RUNTIME_DIR/isle-oci
+    #[arg(long, value_name = "DIR", default_value_os_t = default_root())]
     pub(crate) root: PathBuf,
-    /// File that errors are appended to
+    /// File that errors and warnings are appended to
     #[arg(long, value_name = "FILE")]
     pub(crate) log: Option<PathBuf>,
     /// Format of that file
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
-    /// Say more
+    /// Log what is going to be done, too
     #[arg(long)]
     pub(crate) debug: bool,
     /// Isolation level of new containers: container, or vm (a kernel of its own). An annotation dev.isle.isolation can ask for vm,
@@ -41,12 +51,32 @@ pub(crate) struct Global {
     /// Where kernels and templates of virtual machines are (default: $ISLE_ROOT, or /var/lib/isle)
     #[arg(long, value_name = "DIR")]
     pub(crate) isle_root: Option<PathBuf>,
-    /// Let systemd make control groups (not supported)
+    /// Let systemd make control groups: linux.cgroupsPath is slice:prefix:name
     #[arg(long)]
     pub(crate) systemd_cgroup: bool,
     /// Who makes control groups
     #[arg(long, value_name = "MANAGER", default_value = "cgroupfs")]
     pub(crate) cgroup_manager: CgroupManager,
+    /// Go on without a control group that this user may not make; auto: for a user without privileges on the host
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) rootless: Rootless,
+}
+
+fn default_root() -> PathBuf {
+    if !rustix::process::geteuid().is_root()
+        && let Some(run) = std::env::var_os("XDG_RUNTIME_DIR")
+    {
+        return PathBuf::from(run).join("isle-oci");
+    }
+    PathBuf::from("/run/isle-oci")
+}
+
+/// See `--rootless`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rootless {
+    True,
+    False,
+    Auto,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -123,6 +153,9 @@ pub(crate) struct Create {
     /// Leave so many descriptors after standard error open
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) preserve_fds: u32,
+    /// Do not reap processes that the container leaves (they are its own pid namespace's)
+    #[arg(long)]
+    pub(crate) no_subreaper: bool,
     pub(crate) id: String,
 }
 
@@ -136,9 +169,6 @@ pub(crate) struct Run {
     /// Do not delete the container when it ends
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Do not reap processes that the container leaves (they are its own pid namespace's)
-    #[arg(long)]
-    pub(crate) no_subreaper: bool,
 }
 
 #[derive(Debug, Args)]
@@ -227,6 +257,9 @@ pub(crate) struct Ps {
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
     pub(crate) id: String,
+    /// Arguments of ps(1), whose table is shown then
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) options: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -250,9 +283,21 @@ pub(crate) struct Update {
     /// CPU period in microseconds
     #[arg(long)]
     pub(crate) cpu_period: Option<u64>,
+    /// CPU time beyond the quota, in microseconds
+    #[arg(long)]
+    pub(crate) cpu_burst: Option<u64>,
     /// CPU shares
     #[arg(long)]
     pub(crate) cpu_share: Option<u64>,
+    /// Scheduled when nothing else is, 0 or 1
+    #[arg(long)]
+    pub(crate) cpu_idle: Option<i64>,
+    /// Period of realtime scheduling in microseconds
+    #[arg(long)]
+    pub(crate) cpu_rt_period: Option<u64>,
+    /// Realtime scheduling in each period, in microseconds
+    #[arg(long)]
+    pub(crate) cpu_rt_runtime: Option<i64>,
     /// CPUs to use
     #[arg(long)]
     pub(crate) cpuset_cpus: Option<String>,
@@ -268,12 +313,24 @@ pub(crate) struct Update {
     /// Memory and swap in bytes
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) memory_swap: Option<String>,
+    /// Memory of the kernel in bytes
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) kernel_memory: Option<String>,
+    /// Memory of TCP buffers in bytes
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) kernel_memory_tcp: Option<String>,
     /// Number of processes
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) pids_limit: Option<i64>,
     /// Weight of block I/O
     #[arg(long)]
     pub(crate) blkio_weight: Option<u16>,
+    /// Share of the level 3 cache (not supported)
+    #[arg(long, value_name = "SCHEMA")]
+    pub(crate) l3_cache_schema: Option<String>,
+    /// Share of the memory bandwidth (not supported)
+    #[arg(long, value_name = "SCHEMA")]
+    pub(crate) mem_bw_schema: Option<String>,
     pub(crate) id: String,
 }
 
@@ -293,6 +350,12 @@ pub(crate) struct SpecVerb {
     /// Directory to write config.json into
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(crate) bundle: PathBuf,
+    /// File to write instead
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// For a container of a user without privileges
+    #[arg(long)]
+    pub(crate) rootless: bool,
 }
 
 #[derive(Debug, Args)]

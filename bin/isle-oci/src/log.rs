@@ -1,47 +1,74 @@
-//! Where errors go: standard error, and the file that the caller names.
+//! Where errors and warnings go: standard error, and the file that the caller names.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use crate::arguments::{Global, LogFormat};
 
-pub(crate) struct Log {
+struct Log {
     file: Option<PathBuf>,
     format: LogFormat,
+    is_verbose: bool,
 }
 
-impl Log {
-    pub(crate) fn new(global: &Global) -> Log {
-        Log {
-            file: global.log.clone(),
-            format: global.log_format,
+static LOG: OnceLock<Log> = OnceLock::new();
+
+/// As the caller wants it. Before, nothing is written to a file.
+pub(crate) fn begin(global: &Global) {
+    let _ = LOG.set(Log {
+        file: global.log.clone(),
+        format: global.log_format,
+        is_verbose: global.debug,
+    });
+}
+
+/// The whole chain in one line, as callers search it.
+pub(crate) fn error(error: &anyhow::Error) {
+    let text = format!("{error:#}");
+    eprintln!("isle-oci: {text}");
+    if let Some(hint) = crate::command::hint(error) {
+        eprintln!("hint: {hint}");
+    }
+    write("error", &text);
+}
+
+/// What is odd and changes nothing.
+pub(crate) fn warning(text: &str) {
+    eprintln!("isle-oci: warning: {text}");
+    write("warning", text);
+}
+
+/// What `--debug` asks for; each line of the text is one of the log.
+pub(crate) fn debug(text: impl FnOnce() -> String) {
+    if LOG.get().is_some_and(|log| log.is_verbose) {
+        for line in text().lines() {
+            eprintln!("isle-oci: {line}");
+            write("debug", line);
         }
     }
+}
 
-    /// The whole chain in one line, as callers search it.
-    pub(crate) fn error(&self, error: &anyhow::Error) {
-        let text = format!("{error:#}");
-        eprintln!("isle-oci: {text}");
-        if let Some(hint) = crate::command::hint(error) {
-            eprintln!("hint: {hint}");
+/// The lines are those of logrus, which engines parse.
+fn write(level: &str, text: &str) {
+    let Some((log, path)) = LOG.get().and_then(|log| Some((log, log.file.as_ref()?))) else {
+        return;
+    };
+    let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+    let line = match log.format {
+        LogFormat::Text => format!("time=\"{time}\" level={level} msg={text:?}\n"),
+        LogFormat::Json => {
+            let text = serde_json::Value::from(text);
+            format!("{{\"level\":\"{level}\",\"msg\":{text},\"time\":\"{time}\"}}\n")
         }
-        let Some(path) = &self.file else { return };
-        let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
-        let line = match self.format {
-            LogFormat::Text => format!("time=\"{time}\" level=error msg={text:?}\n"),
-            LogFormat::Json => {
-                let text = serde_json::Value::from(text);
-                format!("{{\"level\":\"error\",\"msg\":{text},\"time\":\"{time}\"}}\n")
-            }
-        };
-        let written = File::options()
-            .append(true)
-            .create(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(line.as_bytes()));
-        if let Err(error) = written {
-            eprintln!("isle-oci: cannot write the log {}: {error}", path.display());
-        }
+    };
+    let written = File::options()
+        .append(true)
+        .create(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(line.as_bytes()));
+    if let Err(error) = written {
+        eprintln!("isle-oci: cannot write the log {}: {error}", path.display());
     }
 }

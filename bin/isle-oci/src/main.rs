@@ -6,11 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod bundle;
 mod command;
 mod console;
 mod container;
+mod groups;
 mod log;
 mod state;
+mod systemd;
 mod vm;
 
 use std::process::ExitCode;
@@ -32,11 +35,11 @@ fn main() -> ExitCode {
     // it was executed by the number of a descriptor, which would be its name in ps(1)
     let _ = rustix::thread::set_name(c"isle-oci");
     let arguments = arguments::Arguments::parse();
-    let log = log::Log::new(&arguments.global);
+    log::begin(&arguments.global);
     match command::run(arguments) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            log.error(&error);
+            log::error(&error);
             ExitCode::from(command::exit_code(&error))
         }
     }

@@ -40,6 +40,9 @@ pub(crate) struct State {
     pub(crate) owner: u32,
     /// Path of its control group below each hierarchy; `None`: it has none.
     pub(crate) cgroup: Option<PathBuf>,
+    /// The unit of systemd that the group belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scope: Option<String>,
 }
 
 /// The directory of a container, locked.
@@ -254,6 +257,7 @@ impl State {
             created: jiff::Timestamp::now().to_string(),
             owner: rustix::process::geteuid().as_raw(),
             cgroup: None,
+            scope: None,
         }
     }
 

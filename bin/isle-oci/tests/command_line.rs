@@ -321,7 +321,7 @@ fn errors_reach_the_log_as_json_and_name_what_is_wrong() {
     for (args, text) in [
         (vec!["state", "../a"], "invalid container id"),
         (vec!["state", "none"], "does not exist"),
-        (vec!["--systemd-cgroup", "state", "a"], "systemd"),
+        (vec!["--systemd-cgroup", "state", "a"], "does not exist"),
         (vec!["checkpoint", "a"], "not supported"),
         (vec!["restore", "a"], "not supported"),
         (vec!["create", "--bundle", "/nonesuch", "a"], "/nonesuch"),
@@ -468,7 +468,7 @@ fn two_creations_of_one_id_make_one_container() {
 fn what_it_says_about_itself_is_json() {
     let output = Command::new(ISLE).arg("features").output().unwrap();
     let features: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(features["linux"]["cgroup"]["systemd"], false);
+    assert_eq!(features["linux"]["cgroup"]["systemd"], true);
     assert!(
         features["mountOptions"]
             .as_array()
@@ -553,4 +553,161 @@ fn a_control_group_limits_counts_freezes_and_goes() {
         .filter(|path| path.exists())
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_policy_that_knows_few_system_calls_lets_the_container_start() {
+    need_root!();
+    // those of an old profile: without openat2, close_range, faccessat2
+    let names = "access arch_prctl brk capget capset chdir clone close dup2 execve exit exit_group fcntl fork fstat \
+                 getcwd getpid getppid getuid geteuid getgid getegid getrandom ioctl lseek mmap mprotect munmap \
+                 newfstatat open openat poll prctl pread64 prlimit64 read readlink readlinkat rseq rt_sigaction \
+                 rt_sigprocmask rt_sigreturn set_robust_list set_tid_address setgid setgroups setuid sigaltstack \
+                 stat uname vfork wait4 write writev";
+    for no_new_privileges in [false, true] {
+        let mut host = Host::new().args(&["sh", "-c", "echo started; id -u"]);
+        host.config["process"]["noNewPrivileges"] = json!(no_new_privileges);
+        host.config["process"]["user"] = json!({"uid": 7, "gid": 7});
+        host.config["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "architectures": ["SCMP_ARCH_X86_64"],
+            "syscalls": [{"names": names.split_whitespace().collect::<Vec<_>>(), "action": "SCMP_ACT_ALLOW"}],
+        });
+        host.write();
+        let output = host.isle(&["run", "--bundle", host.path(), "a"]);
+        assert_eq!(
+            (output.code, output.stdout.as_str()),
+            (Some(0), "started\n7\n"),
+            "{}",
+            output.stderr
+        );
+    }
+}
+
+#[test]
+fn a_hook_that_fails_ends_the_container_and_hooks_after_the_end_run() {
+    need_root!();
+    let mut host = Host::new().args(&["sleep", "100"]);
+    let ran = host.directory.path().join("poststop");
+    let hook = |script: String| json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    let after = hook(format!("cat > {}", ran.display()));
+    host.config["hooks"] = json!({"createRuntime": hook("exit 3".to_owned()), "poststop": after});
+    host.write();
+    let output = host.isle(&["create", "--bundle", host.path(), "a"]);
+    assert_eq!(output.code, Some(1));
+    assert!(
+        output.stderr.contains("createRuntime hook"),
+        "{}",
+        output.stderr
+    );
+    let state: Value = serde_json::from_slice(&fs::read(&ran).unwrap()).unwrap();
+    assert_eq!(state["status"], "stopped");
+    assert_eq!(fs::read_dir(host.state_root()).unwrap().count(), 0);
+
+    fs::remove_file(&ran).unwrap();
+    host.config["hooks"] = json!({"poststart": hook("exit 3".to_owned()), "poststop": after});
+    host.write();
+    host.create("a");
+    let output = host.isle(&["start", "a"]);
+    assert_eq!(output.code, Some(1));
+    assert!(
+        output.stderr.contains("poststart hook"),
+        "{}",
+        output.stderr
+    );
+    assert_eq!(host.status("a"), "stopped");
+    assert_eq!(host.isle(&["delete", "a"]).code, Some(0));
+    assert!(ran.exists());
+
+    // and one that hangs
+    host.config["hooks"] =
+        json!({"prestart": [{"path": "/bin/sleep", "args": ["sleep", "100"], "timeout": 1}]});
+    host.write();
+    let output = host.isle(&["create", "--bundle", host.path(), "a"]);
+    assert!(
+        output.stderr.contains("longer than its timeout"),
+        "{}",
+        output.stderr
+    );
+    assert_eq!(fs::read_dir(host.state_root()).unwrap().count(), 0);
+}
+
+#[test]
+fn capabilities_that_cannot_be_granted_are_warned_of() {
+    need_root!();
+    let mut host = Host::new().args(&["true"]);
+    host.config["process"]["capabilities"]["bounding"] = json!(["CAP_KILL", "CAP_OF_TOMORROW"]);
+    host.write();
+    let log = host.directory.path().join("log");
+    let log_flag = log.to_str().unwrap();
+    let output = host.isle(&["--log", log_flag, "run", "--bundle", host.path(), "a"]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    let log = fs::read_to_string(log).unwrap();
+    assert!(
+        log.contains("level=warning") && log.contains("CAP_OF_TOMORROW"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_file_for_a_user_without_privileges_can_be_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let bundle = directory.path().to_str().unwrap();
+    let written = Command::new(ISLE)
+        .args([
+            "spec",
+            "--rootless",
+            "--file",
+            "other.json",
+            "--bundle",
+            bundle,
+        ])
+        .status()
+        .unwrap();
+    assert!(written.success());
+    let text = fs::read(directory.path().join("other.json")).unwrap();
+    let config: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(config["linux"]["uidMappings"][0]["size"], 1);
+    let kinds = config["linux"]["namespaces"].to_string();
+    assert!(
+        kinds.contains("user") && !kinds.contains("network"),
+        "{kinds}"
+    );
+}
+
+#[test]
+fn without_systemd_its_control_groups_are_refused_with_the_way_out() {
+    need_root!();
+    let mut host = Host::new().args(&["true"]);
+    host.config["linux"]["cgroupsPath"] = json!("system.slice:isle:a");
+    host.write();
+    let nowhere = host.directory.path().join("nowhere");
+    let run = |host: &Host| {
+        let output = Command::new(ISLE)
+            .arg("--root")
+            .arg(host.state_root())
+            .args(["--systemd-cgroup", "run", "--bundle", host.path(), "a"])
+            .env(
+                "DBUS_SYSTEM_BUS_ADDRESS",
+                format!("unix:path={}", nowhere.display()),
+            )
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    if Path::new("/run/systemd/private").exists() {
+        eprintln!("skipped: systemd answers on this host");
+        return;
+    }
+    let error = run(&host);
+    assert!(
+        error.contains("no systemd answers") && error.contains("cgroupfs"),
+        "{error}"
+    );
+    assert_eq!(fs::read_dir(host.state_root()).unwrap().count(), 0);
+    host.config["linux"]["cgroupsPath"] = json!("/a/b");
+    host.write();
+    let error = run(&host);
+    assert!(error.contains("slice:prefix:name"), "{error}");
 }

@@ -31,6 +31,24 @@ impl Cgroup {
     /// When a directory cannot be made, the host cannot enforce a limit, or the kernel refuses one
     /// (the error names the file and value).
     pub fn create(layout: &Layout, path: &Path, limits: &LinuxResources) -> Result<Cgroup, Error> {
+        Cgroup::new(layout, path, limits, Existing::Replace)
+    }
+
+    /// Like [`Cgroup::create`], for a group that somebody else makes, like systemd: directories that are there are
+    /// taken as they are, with the processes in them; those that are missing are made.
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`].
+    pub fn adopt(layout: &Layout, path: &Path, limits: &LinuxResources) -> Result<Cgroup, Error> {
+        Cgroup::new(layout, path, limits, Existing::Keep)
+    }
+
+    fn new(
+        layout: &Layout,
+        path: &Path,
+        limits: &LinuxResources,
+        existing: Existing,
+    ) -> Result<Cgroup, Error> {
         let below = below_root(path)?;
         // What cannot be planned leaves no trace.
         let plan = Plan::new(layout, limits, &Current::default())?;
@@ -39,7 +57,7 @@ impl Cgroup {
             layout: layout.clone(),
             directories: Vec::with_capacity(layout.hierarchies().len()),
         };
-        match group.make(below, &plan) {
+        match group.make(below, &plan, existing) {
             Ok(()) => Ok(group),
             Err(error) => {
                 // The first error is the one to tell; a directory that cannot be removed again has
@@ -79,11 +97,11 @@ impl Cgroup {
         }
     }
 
-    fn make(&mut self, below: &Path, plan: &Plan) -> Result<(), Error> {
+    fn make(&mut self, below: &Path, plan: &Plan, existing: Existing) -> Result<(), Error> {
         let layout = self.layout.clone();
         for hierarchy in layout.hierarchies() {
             let path = hierarchy.mount_point.join(below);
-            make_directory(&hierarchy.mount_point, &path, below)?;
+            make_directory(&hierarchy.mount_point, &path, below, existing)?;
             self.directories.push(Directory::open(
                 hierarchy.version,
                 hierarchy.controllers.clone(),
@@ -112,6 +130,28 @@ impl Cgroup {
     #[must_use]
     pub fn clone_into(&self) -> Option<BorrowedFd<'_>> {
         self.directory_with("").map(AsFd::as_fd)
+    }
+
+    /// The group of version 2 in which a process is, here or below: where others have made groups below this one and
+    /// given controllers to them, no process can join this one itself ("no internal processes" in
+    /// `Documentation/admin-guide/cgroup-v2.rst`).
+    ///
+    /// # Errors
+    /// When there is no version 2, or the process is gone or elsewhere.
+    pub fn group_of(&self, pid: i32) -> Result<OwnedFd, Error> {
+        let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?;
+        let hierarchy = self.layout.hierarchy("").ok_or(Error::NoHierarchy)?;
+        let below = text.lines().find_map(|line| line.strip_prefix("0::/"));
+        let path = hierarchy.mount_point.join(below.unwrap_or_default());
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match self.directory("").filter(|own| path.starts_with(own)) {
+            None => Err(Error::Path { path }),
+            Some(_) => rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| Error::Open {
+                path,
+                source: errno.into(),
+            }),
+        }
     }
 
     /// For each version 1 hierarchy its `tasks` file, open for writing. A new, single-threaded
@@ -402,6 +442,13 @@ impl Cgroup {
     }
 }
 
+/// What happens to a directory that is there already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Existing {
+    Replace,
+    Keep,
+}
+
 /// What [`Cgroup::write`] keeps to be able to go back.
 enum Undo {
     /// The group is new: it will be removed.
@@ -452,7 +499,12 @@ fn below_root(path: &Path) -> Result<&Path, Error> {
 }
 
 /// Makes one directory, and those above it when they are missing.
-fn make_directory(mount_point: &Path, path: &Path, below: &Path) -> Result<(), Error> {
+fn make_directory(
+    mount_point: &Path,
+    path: &Path,
+    below: &Path,
+    existing: Existing,
+) -> Result<(), Error> {
     let mode = Mode::from_raw_mode(0o755);
     let fail = |path: &Path, errno: Errno| Error::Create {
         path: path.to_owned(),
@@ -473,6 +525,7 @@ fn make_directory(mount_point: &Path, path: &Path, below: &Path) -> Result<(), E
                 }
             }
             // Left behind by an instance that is gone: `remove` refuses when it is not.
+            Err(Errno::EXIST) if existing == Existing::Keep => return Ok(()),
             Err(Errno::EXIST) => removal::remove_directory(path, removal::Patience::None)?,
             Err(errno) => return Err(fail(path, errno)),
         }

@@ -348,7 +348,7 @@ pub(crate) fn add_home_of_container(steps: &mut [Step], init: BorrowedFd<'_>, ui
 }
 
 /// The pid of a process that a pidfd refers to, see the `Pid` line in pidfd_open(2), "fdinfo".
-fn pid_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
+pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
     let text = std::fs::read_to_string(path).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pid:"))?;

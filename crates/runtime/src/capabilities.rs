@@ -47,6 +47,9 @@ const BY_NUMBER: [Capability; 41] = [
     Capability::CheckpointRestore,
 ];
 
+/// `CAP_SYS_ADMIN` as a set.
+pub(crate) const SYS_ADMIN: u64 = 1 << 21;
+
 /// A set as the kernel takes it.
 pub(crate) fn bits(set: Option<&Capabilities>) -> u64 {
     let Some(set) = set else { return 0 };

@@ -218,6 +218,16 @@ impl LaunchError {
         }
     }
 
+    /// Whether a control group takes no process.
+    pub(crate) fn is_busy(&self) -> bool {
+        const EBUSY: i32 = 16;
+        let LaunchError::Prepare { source, .. } = self else {
+            return false;
+        };
+        let error = source.downcast_ref::<io::Error>();
+        error.and_then(io::Error::raw_os_error) == Some(EBUSY)
+    }
+
     /// What the caller may do about it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {

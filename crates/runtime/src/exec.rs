@@ -1,6 +1,6 @@
 //! A further process in a running container.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use isle_cgroup::Cgroup;
 use isle_sys::launch::{self, Slot, Step};
@@ -8,7 +8,7 @@ use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::act::{
-    Conversation, Table, add_home_of_container, check_capabilities, join_steps, open_need,
+    Conversation, Table, add_home_of_container, check_capabilities, join_steps, open_need, pid_of,
     stdio_step,
 };
 use crate::plan::{Needs, clone_flag, process, run_as};
@@ -165,7 +165,19 @@ impl ExecPlan {
         add_home_of_container(&mut steps, init, self.uid);
 
         let into = cgroup.and_then(Cgroup::clone_into);
-        let mut conversation = Conversation::begin(0, into, &steps, &table)?;
+        let mut conversation = match Conversation::begin(0, into, &steps, &table) {
+            // An init system inside has made groups of its own: beside the first process then.
+            Err(error) if error.is_busy() => {
+                let group = cgroup
+                    .zip(pid_of(init))
+                    .and_then(|(cgroup, pid)| cgroup.group_of(pid).ok());
+                match group {
+                    Some(group) => Conversation::begin(0, Some(group.as_fd()), &steps, &table)?,
+                    None => return Err(error),
+                }
+            }
+            other => other?,
+        };
         match conversation.until_ready(|_, _| Ok(()), |_, _| Ok(())) {
             // The channel closes at execve(2); a process that was killed is reported by its pidfd.
             Err(LaunchError::Died) | Ok(()) => Ok(conversation.end().0),

@@ -94,6 +94,36 @@ execute \"nginx\"
 }
 
 #[test]
+fn a_policy_comes_last_whether_or_not_privileges_can_be_gained() {
+    let end = |no_new_privileges: bool, action: &str| {
+        let mut config = config();
+        config["process"]["noNewPrivileges"] = json!(no_new_privileges);
+        config["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "listenerPath": "/listener",
+            "syscalls": [{"names": ["mkdir"], "action": action}],
+        });
+        let text = plan(config);
+        let lines = text.lines().skip_while(|line| !line.starts_with("find"));
+        let words = lines.map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" "));
+        words.collect::<Vec<_>>().join(", ")
+    };
+    let deny = "SCMP_ACT_ERRNO";
+    assert_eq!(
+        end(true, deny),
+        "find \"nginx\", wait for, close the, install the, execute \"nginx\""
+    );
+    assert_eq!(
+        end(false, deny),
+        "find \"nginx\", wait for, close the, set the, install the, set the, execute \"nginx\""
+    );
+    assert_eq!(
+        end(false, "SCMP_ACT_NOTIFY"),
+        "find \"nginx\", set the, install the, set the, wait for, close the, execute \"nginx\""
+    );
+}
+
+#[test]
 fn namespaces_that_only_children_enter_take_a_second_clone() {
     let mut config = config();
     config["linux"]["namespaces"] = json!([
@@ -187,8 +217,8 @@ fn what_is_wrong_is_named_with_what_it_may_be() {
         ),
         (
             "/mounts",
-            json!([{"destination": "/a", "type": "bind", "source": "/b", "options": ["size=1"]}]),
-            "\"size\"",
+            json!([{"destination": "/a", "type": "bind", "source": "/b", "options": ["tmpcopyup"]}]),
+            "it is for tmpfs only",
         ),
         (
             "/process/rlimits",

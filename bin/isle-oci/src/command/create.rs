@@ -2,18 +2,19 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail};
-use isle_cgroup::{Cgroup, Layout};
+use isle_cgroup::Cgroup;
 use isle_runtime::{Child, Created, Options, Plan, Rootfs, Stdio};
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::Spec;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::arguments::{CgroupManager, Create, Global};
-use crate::console;
+use super::delete;
+use crate::arguments::{Create, Global};
 use crate::state::{Directory, State};
 use crate::vm::Asked;
+use crate::{bundle, console, groups, log};
 
 /// A container that is being made; what it has on the host is taken away again unless it is kept.
 pub(super) struct Making {
@@ -26,6 +27,12 @@ pub(super) struct Making {
 
 impl Drop for Making {
     fn drop(&mut self) {
+        self.remove_traces();
+    }
+}
+
+impl Making {
+    fn remove_traces(&mut self) {
         // the process ends when its channel closes
         drop(self.created.take());
         let Some(directory) = self.directory.take() else {
@@ -33,13 +40,11 @@ impl Drop for Making {
         };
         if let Some(cgroup) = &self.cgroup {
             let _ = cgroup.kill_all();
-            let _ = cgroup.remove();
+            let _ = groups::remove(Some(cgroup), self.state.scope.as_deref());
         }
         let _ = directory.remove();
     }
-}
 
-impl Making {
     /// From now on it stays.
     pub(super) fn keep(mut self) -> (Directory, Option<Cgroup>, Spec, State) {
         let directory = self.directory.take().expect("it is taken once only");
@@ -50,29 +55,6 @@ impl Making {
             self.state.clone(),
         )
     }
-}
-
-/// The path of the container's control group.
-fn cgroup_path(spec: &Spec, id: &str) -> anyhow::Result<PathBuf> {
-    let given = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.cgroups_path().as_deref())
-        .filter(|path| !path.as_os_str().is_empty());
-    let Some(path) = given else {
-        return Ok(Path::new("/").join(id));
-    };
-    let text = path.to_string_lossy();
-    if text.contains(':') {
-        bail!(
-            "linux.cgroupsPath {text:?} is for control groups made by systemd, which are not \
-             supported yet: set the cgroup driver of the engine to cgroupfs"
-        );
-    }
-    if path.components().any(|part| part.as_os_str() == "..") {
-        bail!("linux.cgroupsPath {text:?} leads out of the control groups");
-    }
-    Ok(Path::new("/").join(path))
 }
 
 fn is_seekable_fd(number: u32) -> bool {
@@ -131,12 +113,11 @@ pub(super) fn make(
     super::need_root()?;
     let preserve_fds = preserved(arguments.preserve_fds)?;
     crate::state::check_id(&arguments.id)?;
-    let bundle = fs::canonicalize(&arguments.bundle)
+    let bundle_path = fs::canonicalize(&arguments.bundle)
         .with_context(|| format!("cannot find the bundle {}", arguments.bundle.display()))?;
-    let path = bundle.join(&arguments.config);
-    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut spec: Spec = serde_json::from_slice(&text)
-        .with_context(|| format!("{} is not a runtime specification", path.display()))?;
+    let path = bundle_path.join(&arguments.config);
+    let mut text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut spec: Spec = bundle::parse(&mut text, &path, "a runtime specification")?;
     if let Ok(listen) = std::env::var("LISTEN_FDS")
         && let Some(process) = spec.process_mut()
     {
@@ -147,12 +128,17 @@ pub(super) fn make(
     }
     let terminal = spec.process().as_ref().and_then(|p| p.terminal()) == Some(true);
     console::check(terminal, arguments.console_socket.as_deref(), is_foreground)?;
-    let mut machine = Asked::of(global, &spec, &bundle, preserve_fds)?;
+    let mut machine = Asked::of(global, &spec, &bundle_path, preserve_fds)?;
+    // a machine has all capabilities of its own
+    if let (None, Some(mut process)) = (&machine, spec.process().clone()) {
+        bundle::leave_out_ungrantable(&spec, &mut process)?;
+        spec.set_process(Some(process));
+    }
     let plan = Plan::new(
         machine.as_ref().map_or(&spec, Asked::stand_in),
         Options {
             id: arguments.id.clone(),
-            bundle: bundle.clone(),
+            bundle: bundle_path.clone(),
             keep_keyring: arguments.no_new_keyring,
             no_pivot: arguments.no_pivot,
             preserve_fds,
@@ -160,18 +146,14 @@ pub(super) fn make(
             is_for_guest: false,
         },
     )?;
+    log::debug(|| plan.to_string());
     let rootfs = spec
         .root()
         .as_ref()
-        .map(|root| bundle.join(root.path()))
+        .map(|root| bundle_path.join(root.path()))
         .unwrap_or_default();
-    let cgroup_path = match global.cgroup_manager {
-        CgroupManager::Disabled => None,
-        _ => Some(cgroup_path(&spec, &arguments.id)?),
-    };
-
     let directory = Directory::create(&global.root, &arguments.id)?;
-    let state = State::new(&arguments.id, 0, bundle, rootfs.clone());
+    let state = State::new(&arguments.id, 0, bundle_path, rootfs.clone());
     let mut making = Making {
         directory: Some(directory),
         cgroup: None,
@@ -179,20 +161,13 @@ pub(super) fn make(
         state,
         created: None,
     };
-    if let Some(path) = cgroup_path {
-        let layout = Layout::detect().context("cannot find the control groups of the host")?;
-        let none = LinuxResources::default();
-        let limits = making
-            .spec
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.resources().as_ref())
-            .unwrap_or(&none);
-        let limits = machine.as_ref().map_or(limits, Asked::host_limits);
-        let cgroup = Cgroup::create(&layout, &path, limits)
-            .with_context(|| format!("cannot make the control group {}", path.display()))?;
-        making.cgroup = Some(cgroup);
-        making.state.cgroup = Some(path);
+    let mut holder = None;
+    let limits = machine.as_ref().map(Asked::host_limits);
+    if let Some(group) = groups::make(global, &making.spec, &arguments.id, limits)? {
+        making.state.cgroup = Some(group.path);
+        making.state.scope = group.scope;
+        making.cgroup = Some(group.cgroup);
+        holder = group.holder;
     }
     let stdio = if terminal {
         let size = making
@@ -216,12 +191,22 @@ pub(super) fn make(
         Some(machine) => (machine.stand_in_streams()?, Some(stdio)),
         None => (stdio, None),
     };
-    let mut created = plan.create_with(
+    let made = plan.create_with(
         Rootfs::Directory(rootfs),
         making.cgroup.as_ref(),
         stdio,
         listener,
-    )?;
+    );
+    let mut created = match made {
+        Ok(created) => created,
+        Err(error) => {
+            // runtime.md, "Lifecycle": a hook that fails ends the container, and so does what comes after a hook
+            making.remove_traces();
+            delete::poststop(&making.spec, &making.state.id, &making.state.bundle);
+            return Err(error.into());
+        }
+    };
+    drop(holder);
     if let (Some(machine), Some(streams)) = (machine, streams) {
         let cgroup = making.state.cgroup.as_deref();
         machine.launch(&arguments.id, directory, cgroup, &mut created.init, streams)?;

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use crate::arguments::Delete;
 use crate::container::{Container, Status};
 use crate::state::{Directory, State};
-use crate::vm;
+use crate::{groups, log, vm};
 
 /// Everything that is left of a container whose first process has ended. Does all it can and then
 /// tells what failed.
@@ -23,11 +23,7 @@ pub(super) fn remove(
     spec: Option<&Spec>,
     state: &State,
 ) -> anyhow::Result<()> {
-    let removed = cgroup.map_or(Ok(()), |cgroup| match cgroup.remove() {
-        Ok(()) => Ok(()),
-        // without a pid namespace processes outlive the first one
-        Err(_) => cgroup.kill_all().and_then(|()| cgroup.remove()),
-    });
+    let removed = groups::remove(cgroup, state.scope.as_deref());
     if let (Ok(()), Some(spec), true) = (&removed, spec, vm::is_machine(&directory)) {
         vm::clean_up(spec);
     }
@@ -36,17 +32,8 @@ pub(super) fn remove(
         // the state stays, so that it can be tried again
         Err(_) => Ok(()),
     };
-    let hooks = spec
-        .and_then(|spec| spec.hooks().as_ref())
-        .and_then(|hooks| hooks.poststop().as_ref());
     if let Some(spec) = spec {
-        let hook_state = HookState::new(&state.id, &state.bundle, spec);
-        for hook in hooks.into_iter().flatten() {
-            if let Err(error) = isle_runtime::run_hook("poststop", hook, &hook_state, "stopped", 0)
-            {
-                eprintln!("isle-oci: {:#}", anyhow::Error::from(error));
-            }
-        }
+        poststop(spec, &state.id, &state.bundle);
     }
     removed.with_context(|| {
         format!(
@@ -57,8 +44,23 @@ pub(super) fn remove(
     gone
 }
 
+/// Hooks after the end. One that fails is told, and changes nothing (runtime.md, "Lifecycle", step 13).
+pub(super) fn poststop(spec: &Spec, id: &str, bundle: &Path) {
+    let hooks = spec
+        .hooks()
+        .as_ref()
+        .and_then(|hooks| hooks.poststop().as_ref());
+    let Some(hooks) = hooks else { return };
+    let state = HookState::new(id, bundle, spec);
+    for hook in hooks {
+        if let Err(error) = isle_runtime::run_hook("poststop", hook, &state, "stopped", 0) {
+            log::warning(&format!("{:#}", anyhow::Error::from(error)));
+        }
+    }
+}
+
 /// Kills the first process and waits for its end.
-fn end(process: &OwnedFd) -> anyhow::Result<()> {
+pub(super) fn end(process: &OwnedFd) -> anyhow::Result<()> {
     rustix::process::pidfd_send_signal(process, Signal::KILL).context("cannot kill it")?;
     let patience = rustix::time::Timespec {
         tv_sec: 10,
@@ -121,7 +123,7 @@ pub(super) fn run(root: &Path, arguments: &Delete) -> anyhow::Result<u8> {
             if arguments.ids.len() == 1 {
                 return Err(error);
             }
-            eprintln!("isle-oci: {error:#}");
+            log::error(&error);
             code = 1;
         }
     }

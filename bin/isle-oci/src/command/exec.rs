@@ -12,9 +12,8 @@ use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec};
 use super::create;
 use super::run::wait;
 use crate::arguments::Exec;
-use crate::console;
 use crate::container::{Container, Status};
-use crate::vm;
+use crate::{bundle, console, vm};
 
 fn user(text: &str) -> anyhow::Result<(u32, Option<u32>)> {
     let (uid, gid) = match text.split_once(':') {
@@ -141,15 +140,12 @@ pub(super) fn run(root: &Path, arguments: &Exec) -> anyhow::Result<u8> {
         bail!("cannot exec in container {id:?}: it is paused; resume it, or give --ignore-paused");
     }
     let spec = container.directory.config()?;
-    let process = match &arguments.process {
+    let mut process = match &arguments.process {
         Some(path) => {
-            let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let mut process: Process = serde_json::from_slice(&text).with_context(|| {
-                format!(
-                    "{} is not a process of the runtime specification",
-                    path.display()
-                )
-            })?;
+            let mut text =
+                fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let mut process: Process =
+                bundle::parse(&mut text, path, "a process of the runtime specification")?;
             if arguments.tty {
                 process.set_terminal(Some(true));
             }
@@ -157,6 +153,9 @@ pub(super) fn run(root: &Path, arguments: &Exec) -> anyhow::Result<u8> {
         }
         None => from_flags(&spec, arguments)?,
     };
+    if !vm::is_machine(&container.directory) {
+        bundle::leave_out_ungrantable(&spec, &mut process)?;
+    }
     let cgroup = match &arguments.cgroup {
         Some(asked) => Some(sub_cgroup(&container, asked)?),
         None => container.cgroup()?,

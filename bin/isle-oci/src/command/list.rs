@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::state::describe;
 use crate::arguments::{Format, List};
 use crate::container::Container;
+use crate::log;
 
 pub(super) fn run(root: &Path, arguments: &List) -> anyhow::Result<u8> {
     let mut ids = Vec::new();
@@ -28,7 +29,7 @@ pub(super) fn run(root: &Path, arguments: &List) -> anyhow::Result<u8> {
         match Container::open(root, &id) {
             Ok(container) => containers.push(describe(&container)),
             // one that is damaged or just going must not hide the others
-            Err(error) => eprintln!("isle-oci: {error:#}"),
+            Err(error) => log::warning(&format!("{error:#}")),
         }
     }
     let text = |value: &Value, key: &str| match &value[key] {

@@ -18,18 +18,12 @@ mod update;
 use anyhow::bail;
 use isle_runtime::{LaunchError, PlanError};
 
-use crate::arguments::{Arguments, CgroupManager, Verb};
+use crate::arguments::{Arguments, Verb};
 use crate::vm::Refused;
 
 /// Does what was asked; the exit code.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let global = arguments.global;
-    if global.systemd_cgroup || global.cgroup_manager == CgroupManager::Systemd {
-        bail!(
-            "control groups made by systemd are not supported yet: leave --systemd-cgroup out, and \
-             set the cgroup driver of the engine to cgroupfs"
-        );
-    }
     let root = &global.root;
     match arguments.verb {
         Verb::Create(arguments) => create::run(&global, &arguments),

@@ -1,8 +1,9 @@
 //! `ps`: the processes of a container, by their pids on the host.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use crate::arguments::{Format, Ps};
 use crate::container::Container;
@@ -20,6 +21,9 @@ pub(super) fn run(root: &Path, arguments: &Ps) -> anyhow::Result<u8> {
         println!("{}", serde_json::to_string(&pids)?);
         return Ok(0);
     }
+    if !arguments.options.is_empty() {
+        return table_of_ps(&pids, &arguments.options);
+    }
     println!("{:>7}  COMMAND", "PID");
     for pid in pids {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -31,6 +35,35 @@ pub(super) fn run(root: &Path, arguments: &Ps) -> anyhow::Result<u8> {
             .map(|letter| if letter.is_control() { '?' } else { letter })
             .collect();
         println!("{pid:>7}  {command}");
+    }
+    Ok(0)
+}
+
+/// The lines of ps(1) that are about these processes, found by its column PID.
+fn table_of_ps(pids: &[i32], options: &[String]) -> anyhow::Result<u8> {
+    let output = Command::new("ps")
+        .args(options)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run ps: install procps, or leave its arguments out")?;
+    if !output.status.success() {
+        bail!("ps {}: it ended with {}", options.join(" "), output.status);
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut lines = text.lines();
+    let heading = lines.next().unwrap_or_default();
+    let Some(column) = heading.split_whitespace().position(|word| word == "PID") else {
+        bail!("ps {}: there is no column PID", options.join(" "));
+    };
+    println!("{heading}");
+    for line in lines {
+        let pid = line
+            .split_whitespace()
+            .nth(column)
+            .and_then(|word| word.parse().ok());
+        if pid.is_some_and(|pid: i32| pids.contains(&pid)) {
+            println!("{line}");
+        }
     }
     Ok(0)
 }

@@ -49,8 +49,9 @@ pub(super) fn run(global: &Global, arguments: &Run) -> anyhow::Result<u8> {
         vm::start(directory, Some(&created.init.pidfd))?;
     }
     let child = created.start()?;
+    // a hook that fails takes the container with it
+    start::poststart(&making.spec, &making.state, &child.pidfd)?;
     let (directory, cgroup, spec, state) = making.keep();
-    start::poststart(&spec, &state);
     if arguments.detach {
         return Ok(0);
     }

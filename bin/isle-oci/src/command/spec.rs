@@ -4,14 +4,14 @@ use std::fs::File;
 use std::io::Write;
 
 use anyhow::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::arguments::SpecVerb;
 
 pub(super) fn run(arguments: &SpecVerb) -> anyhow::Result<u8> {
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
-    let config = json!({
-        "ociVersion": "1.0.2",
+    let mut config = json!({
+        "ociVersion": "1.3.0",
         "process": {
             "terminal": true,
             "user": {"uid": 0, "gid": 0},
@@ -42,11 +42,47 @@ pub(super) fn run(arguments: &SpecVerb) -> anyhow::Result<u8> {
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
         },
     });
-    let path = arguments.bundle.join("config.json");
+    if arguments.rootless {
+        without_privileges(&mut config);
+    }
+    let path = match &arguments.file {
+        Some(file) => arguments.bundle.join(file),
+        None => arguments.bundle.join("config.json"),
+    };
     let mut file =
         File::create_new(&path).with_context(|| format!("cannot make {}", path.display()))?;
     let text = serde_json::to_string_pretty(&config)?;
     file.write_all(text.as_bytes())
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(0)
+}
+
+/// A user namespace with the caller alone as root, the network of the host, and no control group.
+fn without_privileges(config: &mut Value) {
+    let only = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
+    let linux = &mut config["linux"];
+    linux["uidMappings"] = only(rustix::process::geteuid().as_raw());
+    linux["gidMappings"] = only(rustix::process::getegid().as_raw());
+    if let Some(namespaces) = linux["namespaces"].as_array_mut() {
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        namespaces.push(json!({"type": "user"}));
+    }
+    if let Some(linux) = linux.as_object_mut() {
+        linux.remove("resources");
+    }
+    let Some(mounts) = config["mounts"].as_array_mut() else {
+        return;
+    };
+    // sysfs is of a network namespace, which is the host's here
+    mounts.retain(|mount| mount["type"] != "cgroup");
+    for mount in mounts {
+        if mount["type"] == "sysfs" {
+            *mount = json!({"destination": "/sys", "type": "none", "source": "/sys",
+                "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
+        }
+        // only user 0 and group 0 are mapped
+        if let Some(options) = mount["options"].as_array_mut() {
+            options.retain(|option| option != "gid=5");
+        }
+    }
 }

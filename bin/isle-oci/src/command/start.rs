@@ -1,5 +1,6 @@
 //! `start`: lets the program of a created container be executed.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -11,20 +12,23 @@ use crate::container::{Container, Status};
 use crate::state::State;
 use crate::vm;
 
-/// Hooks after the start. One that fails is told, and changes nothing (runtime.md, "Lifecycle").
-pub(super) fn poststart(spec: &Spec, state: &State) {
+/// Hooks after the start. When one fails the container is stopped, and the start has failed (runtime.md,
+/// "Lifecycle", step 9).
+pub(super) fn poststart(spec: &Spec, state: &State, process: &OwnedFd) -> anyhow::Result<()> {
     let hooks = spec
         .hooks()
         .as_ref()
         .and_then(|hooks| hooks.poststart().as_ref());
+    let Some(hooks) = hooks else { return Ok(()) };
     let hook_state = HookState::new(&state.id, &state.bundle, spec);
-    for hook in hooks.into_iter().flatten() {
-        if let Err(error) =
-            isle_runtime::run_hook("poststart", hook, &hook_state, "running", state.pid)
-        {
-            eprintln!("isle-oci: {:#}", anyhow::Error::from(error));
+    for hook in hooks {
+        let run = isle_runtime::run_hook("poststart", hook, &hook_state, "running", state.pid);
+        if let Err(error) = run {
+            super::delete::end(process)?;
+            return Err(error.into());
         }
     }
+    Ok(())
 }
 
 pub(super) fn run(root: &Path, id: &str) -> anyhow::Result<u8> {
@@ -58,6 +62,8 @@ pub(super) fn run(root: &Path, id: &str) -> anyhow::Result<u8> {
     });
     container.directory.remove_socket();
     result?;
-    poststart(&spec?, &container.state);
+    if let Some(process) = &container.process {
+        poststart(&spec?, &container.state, process)?;
+    }
     Ok(0)
 }

@@ -4,11 +4,14 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use isle_cgroup::Layout;
 use isle_types::ByteSize;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
 use crate::arguments::Update;
 use crate::container::Container;
+use crate::groups;
+use crate::systemd::Systemd;
 use crate::vm;
 
 /// Bytes with a unit, or -1: no limit.
@@ -28,7 +31,11 @@ fn from_flags(arguments: &Update) -> anyhow::Result<LinuxResources> {
     let mut cpu = LinuxCpu::default();
     cpu.set_quota(arguments.cpu_quota)
         .set_period(arguments.cpu_period)
+        .set_burst(arguments.cpu_burst)
         .set_shares(arguments.cpu_share)
+        .set_idle(arguments.cpu_idle)
+        .set_realtime_period(arguments.cpu_rt_period)
+        .set_realtime_runtime(arguments.cpu_rt_runtime)
         .set_cpus(arguments.cpuset_cpus.clone())
         .set_mems(arguments.cpuset_mems.clone());
     if cpu != LinuxCpu::default() {
@@ -41,7 +48,16 @@ fn from_flags(arguments: &Update) -> anyhow::Result<LinuxResources> {
             "--memory-reservation",
             arguments.memory_reservation.as_deref(),
         )?)
-        .set_swap(memory("--memory-swap", arguments.memory_swap.as_deref())?);
+        .set_swap(memory("--memory-swap", arguments.memory_swap.as_deref())?)
+        .set_kernel_tcp(memory(
+            "--kernel-memory-tcp",
+            arguments.kernel_memory_tcp.as_deref(),
+        )?);
+    #[allow(deprecated, reason = "a kernel without it refuses it")]
+    limits.set_kernel(memory(
+        "--kernel-memory",
+        arguments.kernel_memory.as_deref(),
+    )?);
     if limits != LinuxMemory::default() {
         resources.set_memory(Some(limits));
     }
@@ -59,6 +75,9 @@ fn from_flags(arguments: &Update) -> anyhow::Result<LinuxResources> {
 }
 
 pub(super) fn run(root: &Path, arguments: &Update) -> anyhow::Result<u8> {
+    if arguments.l3_cache_schema.is_some() || arguments.mem_bw_schema.is_some() {
+        bail!("--l3-cache-schema and --mem-bw-schema are not supported: leave them out");
+    }
     let resources = match &arguments.resources {
         None => from_flags(arguments)?,
         Some(path) => {
@@ -96,5 +115,9 @@ pub(super) fn run(root: &Path, arguments: &Update) -> anyhow::Result<u8> {
     cgroup
         .update(&resources)
         .with_context(|| format!("cannot update container {id:?}"))?;
+    if let Some(scope) = &container.state.scope {
+        let is_unified = Layout::detect()?.is_unified();
+        Systemd::connect(groups::is_unprivileged())?.update(scope, &resources, is_unified)?;
+    }
     Ok(0)
 }

@@ -141,7 +141,8 @@ fn v2(wanted: &Wanted, current: &Current, settings: &mut Settings<'_>) -> Result
 /// 1.23) and runc (since 1.4) have it; the linear one before them made 39 of 1024 and so gave
 /// containers less than the host's own services.
 /// See <https://github.com/containers/crun/pull/1721>.
-fn weight(shares: u64) -> u64 {
+#[must_use]
+pub fn weight(shares: u64) -> u64 {
     if shares <= 2 {
         return 1;
     }

@@ -22,6 +22,7 @@ use std::fmt;
 use oci_spec::runtime::LinuxResources;
 
 use crate::{Error, Layout, Version};
+pub use cpu::weight as cpu_weight;
 use devices::DeviceRules;
 
 /// One value for one control file.

@@ -6,8 +6,8 @@ use std::ffi::CString;
 use isle_sys::launch::{Step, Strings};
 use oci_spec::runtime::{LinuxSeccompAction, Process, Spec};
 
-use crate::PlanError;
 use crate::users::User;
+use crate::{PlanError, capabilities};
 
 /// What only the host could do.
 pub(super) fn refuse(spec: &Spec) -> Result<(), PlanError> {
@@ -82,7 +82,15 @@ pub(super) fn refuse_labels(process: &Process) -> Result<(), PlanError> {
 /// Makes the last steps of a process another user's. Only root keeps capabilities beyond execve(2); whoever
 /// finds no `HOME` gets the user's.
 pub(crate) fn run_as(steps: &mut [Step], user: &User) {
-    for step in steps {
+    // Who may gain privileges installs the seccomp policy with a capability that is kept until then.
+    let is_free = !steps
+        .iter()
+        .any(|step| matches!(step, Step::NoNewPrivileges));
+    let policy = steps
+        .iter()
+        .position(|step| matches!(step, Step::Seccomp { .. }));
+    let policy = policy.filter(|_| is_free).unwrap_or(0);
+    for (index, step) in steps.iter_mut().enumerate() {
         match step {
             Step::OwnStreams(uid) => *uid = user.uid,
             Step::User { uid, gid, groups } => {
@@ -94,7 +102,18 @@ pub(crate) fn run_as(steps: &mut [Step], user: &User) {
                 permitted,
                 ambient,
                 ..
-            } if user.uid != 0 => (*effective, *permitted, *ambient) = (0, 0, 0),
+            } if user.uid != 0 => {
+                let kept = |until: usize| {
+                    if index < until {
+                        capabilities::SYS_ADMIN
+                    } else {
+                        0
+                    }
+                };
+                *ambient = 0;
+                *permitted = kept(policy);
+                *effective = if index + 1 == policy { kept(policy) } else { 0 };
+            }
             Step::Execute { environment, .. } => {
                 let is_home = |variable: &CString| variable.as_bytes().starts_with(b"HOME=");
                 if !environment.as_slice().iter().any(is_home) {

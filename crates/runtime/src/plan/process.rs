@@ -419,14 +419,6 @@ pub(crate) fn last_steps(process: &Process, setting: Setting<'_>) -> Result<Vec<
     if has_no_new_privileges {
         steps.push(Step::NoNewPrivileges);
     }
-    // Without no_new_privs only CAP_SYS_ADMIN may install a policy, so that comes before the
-    // capabilities go. A listener is wanted before the container is started.
-    let mut late_policy = None;
-    match setting.policy {
-        Some(policy) if has_no_new_privileges && !policy.listener => late_policy = Some(policy),
-        Some(policy) => steps.push(policy.step()),
-        None => {}
-    }
     let capabilities = process.capabilities().as_ref();
     let set = |of: fn(
         &oci_spec::runtime::LinuxCapabilities,
@@ -452,12 +444,18 @@ pub(crate) fn last_steps(process: &Process, setting: Setting<'_>) -> Result<Vec<
     // configuration all the same (it took the inheritable set out for CVE-2022-29162 and left this
     // one), and runc starts such a container without them.
     let ambient = ambient & permitted & inheritable;
-    steps.push(Step::Capabilities {
-        effective,
-        permitted,
+    // Without no_new_privs only CAP_SYS_ADMIN may install a policy: it is permitted until then.
+    let installing = match &setting.policy {
+        Some(_) if !has_no_new_privileges => capabilities::SYS_ADMIN,
+        _ => 0,
+    };
+    let sets = |more_effective, more_permitted| Step::Capabilities {
+        effective: effective | more_effective,
+        permitted: permitted | more_permitted,
         inheritable,
         ambient,
-    });
+    };
+    steps.push(sets(0, installing));
     steps.push(Step::Umask(user.umask().unwrap_or(0o022)));
     steps.push(Step::WorkingDirectory(
         CString::new(cwd.to_string_lossy().as_bytes()).map_err(|_| {
@@ -474,14 +472,30 @@ pub(crate) fn last_steps(process: &Process, setting: Setting<'_>) -> Result<Vec<
             .unwrap_or_default(),
         candidates: candidates(process)?,
     });
+    // A policy may know nothing of the system calls that this runtime makes, so it comes last; but a
+    // listener is wanted before the container is started.
+    let has_listener = setting
+        .policy
+        .as_ref()
+        .is_some_and(|policy| policy.listener);
+    let mut install = Vec::new();
+    if let Some(policy) = setting.policy {
+        match installing {
+            0 => install.push(policy.step()),
+            bit => install.extend([sets(bit, bit), policy.step(), sets(0, 0)]),
+        }
+    }
+    if has_listener {
+        steps.append(&mut install);
+    }
     let close_from = 3_u32.saturating_add(setting.preserve_fds);
     steps.push(Step::AwaitStart {
         listener: None,
         close_from,
     });
     steps.extend(setting.start_hooks);
-    steps.extend(late_policy.map(Policy::step));
     steps.push(Step::CloseFrom(close_from));
+    steps.append(&mut install);
     let none = Vec::new();
     steps.push(Step::Execute {
         arguments: strings("process.args", process.args().as_ref().unwrap_or(&none))?,
