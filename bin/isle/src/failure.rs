@@ -125,6 +125,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         };
     }
     hints_of!(
+        isle_compose::LoadError,
         isle_kernel::KernelError,
         isle_image::BlockImageError,
         isle_image::FindError,

@@ -46,9 +46,9 @@ pub struct Args {
 
 /// How many lines; `None` for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tail(Option<usize>);
+pub struct Tail(pub Option<usize>);
 
-fn tail(text: &str) -> std::result::Result<Tail, FlagError> {
+pub fn tail(text: &str) -> std::result::Result<Tail, FlagError> {
     match text {
         "all" | "" => Ok(Tail(None)),
         // Docker: a negative number is all.

@@ -15,7 +15,7 @@ macro_rules! files {
 }
 
 files! {
-    attach, build, builder_du, builder_prune, commit, completion, container_inspect, container_prune, cp, create, diff, doctor, events, exec, export, history,
+    attach, build, builder_du, builder_prune, commit, completion, compose, container_inspect, container_prune, cp, create, diff, doctor, events, exec, export, history,
     image_inspect, image_prune, images, import, info, inspect, kernel_build, kernel_install, kernel_ls, kernel_rm,
     kernel_use, kill, load, login, logout, logs, network_connect, network_create, network_disconnect, network_inspect, network_ls,
     network_prune, network_rm, pause, pool_ls, pool_rm, pool_set, port, ps, pull,
@@ -110,6 +110,7 @@ pub static VERBS: &[Verb] = &[
     verb!(history, "history"),
     verb!(login, "login"),
     verb!(logout, "logout"),
+    verb!(compose, "compose"),
     verb!(events, "events"),
     verb!(info, "info"),
     verb!(version, "version"),
@@ -323,7 +324,7 @@ fn switches(command: Command) -> Command {
 /// The commands by subject, for `isle --help`.
 pub fn overview() -> String {
     let mut text = String::new();
-    let sections: [(&str, &[&str]); 4] = [
+    let sections: [(&str, &[&str]); 5] = [
         (
             "Common commands",
             &["run", "exec", "ps", "logs", "stop", "rm"],
@@ -335,6 +336,7 @@ pub fn overview() -> String {
                 "top", "stats", "inspect", "rename", "update", "diff", "commit", "export",
             ],
         ),
+        ("Projects", &["compose"]),
         ("Images", IMAGE_VERBS),
         (
             "Host",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use isle_network::{Driver, MacvlanMode, NewNetwork, SubnetRequest};
+use isle_network::{Driver, MacvlanMode, Network, NewNetwork, SubnetRequest};
 
 use crate::context::Context;
 use crate::failure::Result;
@@ -76,9 +76,13 @@ fn auxiliary(text: &str) -> std::result::Result<(String, IpAddr), FlagError> {
 }
 
 pub fn run(args: &Args, context: &Context) -> Result {
-    let network = context.engine()?.create_network(&new_network(args)?)?;
-    output::line(&network.id)?;
+    output::line(&create(args, context)?.id)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the network that the flags describe.
+pub fn create(args: &Args, context: &Context) -> Result<Network> {
+    Ok(context.engine()?.create_network(&new_network(args)?)?)
 }
 
 fn new_network(args: &Args) -> std::result::Result<NewNetwork, FlagError> {

@@ -285,7 +285,7 @@ fn is_on(instance: &Instance, wanted: &str) -> bool {
 }
 
 /// The level that is in force, with what carries it out where that says how strong the wall is.
-fn in_force(instance: &Instance) -> String {
+pub fn in_force(instance: &Instance) -> String {
     let isolation = instance.config.isolation;
     match instance.state.accelerator {
         Some(accelerator) => format!("{isolation} ({accelerator})"),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use isle_engine::VolumeRequest;
+use isle_engine::{Volume, VolumeRequest};
 
 use crate::context::Context;
 use crate::failure::{ENGINE, Failure, Result};
@@ -44,12 +44,16 @@ pub fn run(args: &Args, context: &Context) -> Result {
             .code(ENGINE)
             .into());
     }
+    output::line(&create(args, context)?.name)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the volume that the flags describe.
+pub fn create(args: &Args, context: &Context) -> Result<Volume> {
     let request = VolumeRequest {
         name: args.name.clone().or_else(|| args.named.clone()),
         labels: args.label.iter().cloned().collect::<BTreeMap<_, _>>(),
         options: args.options.iter().cloned().collect(),
     };
-    let volume = context.engine()?.create_volume(&request)?;
-    output::line(&volume.name)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(context.engine()?.create_volume(&request)?)
 }

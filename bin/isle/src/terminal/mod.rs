@@ -7,6 +7,7 @@ mod signals;
 
 pub use raw::{RawMode, restore_on_panic};
 pub use relay::{Outcome, Relay};
+pub use signals::{Received, SignalQueue};
 
 use std::os::fd::AsFd;
 
