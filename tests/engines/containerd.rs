@@ -1,6 +1,6 @@
 //! containerd: `ctr`, and its CRI plug-in as a kubelet speaks to it.
 
-use isle_tests::{EngineHost, World, wait_for};
+use isle_tests::{EngineHost, World, howto, wait_for};
 
 use crate::cri::{
     ContainerConfig, ContainerMetadata, ContainerStats, ContainerStatsResponse, ContainerStatus,
@@ -70,33 +70,38 @@ pub(crate) fn ctr_runs_isle_by_the_shim_of_runc(world: &World) {
         let flag = format!("--runc-binary {program} ");
         host.sh(&line.replace("--runc-binary isle-oci ", &flag))
     };
-    let kernel =
-        sh("ctr run --rm --runc-binary isle-oci docker.io/library/busybox:latest one uname -v")
-            .succeeds();
-    is_kernel_of_level(world, &kernel);
-    sh("ctr run --rm --runc-binary isle-oci docker.io/library/busybox:latest one sh -c 'exit 7'")
-        .exits_with(7);
-    sh("ctr run -d --runc-binary isle-oci --memory-limit 67108864 docker.io/library/busybox:latest web sleep 1000").succeeds();
-    assert!(sh("ctr task ls").succeeds().contains("RUNNING"));
-    let kernel = sh("ctr task exec --exec-id first web uname -v").succeeds();
-    is_kernel_of_level(world, &kernel);
-    sh("ctr task exec --exec-id second web sh -c 'exit 4'").exits_with(4);
-    let metrics = sh("ctr task metrics web").succeeds();
-    assert!(
-        metrics.contains("memory.usage_in_bytes") || metrics.contains("memory.usage"),
-        "{metrics}"
-    );
-    sh("ctr task pause web").succeeds();
-    assert!(sh("ctr task ls").succeeds().contains("PAUSED"));
-    sh("ctr task resume web").succeeds();
-    assert!(sh("ctr task ps web").succeeds().lines().count() > 1);
-    sh("ctr task kill --signal SIGKILL web").succeeds();
+    let told = host.follow("containerd.md", |line| {
+        line.replace(
+            "--runc-binary isle-oci ",
+            &format!("--runc-binary {program} "),
+        )
+    });
+    let printed = |line: &str| {
+        let mut found = told.iter().filter(|(typed, _)| typed.starts_with(line));
+        found.next().expect("the page has the line").1.clone()
+    };
+    is_kernel_of_level(world, &printed("ctr run --rm"));
+    is_kernel_of_level(world, &printed("ctr task exec"));
+    assert!(printed("ctr task ls").contains("RUNNING"));
+    assert!(printed("ctr task metrics").contains("memory.usage"));
+    host.sh("test ! -e /etc/containerd").succeeds();
+
+    // and what a page does not tell
     wait_for("its end", || {
         sh("ctr task ls").succeeds().contains("STOPPED")
     });
     // It passes on how the task has ended.
     sh("ctr task rm web").run().complains("137");
     sh("ctr container rm web").succeeds();
+    sh("ctr run --rm --runc-binary isle-oci docker.io/library/busybox:latest one sh -c 'exit 7'")
+        .exits_with(7);
+    sh("ctr run -d --runc-binary isle-oci docker.io/library/busybox:latest two sleep 1000")
+        .succeeds();
+    sh("ctr task exec --exec-id first two sh -c 'exit 4'").exits_with(4);
+    sh("ctr task pause two").succeeds();
+    assert!(sh("ctr task ls").succeeds().contains("PAUSED"));
+    sh("ctr task resume two").succeeds();
+    assert!(sh("ctr task ps two").succeeds().lines().count() > 1);
 }
 
 /// A kubelet on the host.
@@ -299,12 +304,23 @@ pub(crate) fn what_setup_writes_for_kubernetes_is_what_kubernetes_reads(world: &
         "mkdir -p /etc/containerd && cp {config} /etc/containerd/config.toml"
     ))
     .succeeds();
-    host.sh("isle setup kubernetes --dry-run").succeeds();
+    let told = host.follow("kubernetes.md", str::to_owned);
+    assert!(told[0].1.contains("+  name: isle"), "{}", told[0].1);
     assert_eq!(
         host.sh("cat /etc/containerd/config.toml").succeeds(),
         CONFIG.trim_end()
     );
+    host.sh("test ! -e /etc/isle").succeeds();
+
     host.sh("isle setup kubernetes --yes").succeeds();
+    let manifests = host
+        .sh("cat /etc/isle/kubernetes/runtime-classes.yaml")
+        .succeeds();
+    let page = howto("kubernetes.md");
+    assert!(
+        page.contains(&manifests),
+        "the page shows other manifests than:\n{manifests}"
+    );
     // containerd's own opinion of the file
     let dump = host.sh("containerd config dump").succeeds();
     let handler = "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.isle]";

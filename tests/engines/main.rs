@@ -17,21 +17,29 @@ use containerd::{
     what_setup_writes_for_kubernetes_is_what_kubernetes_reads,
 };
 use docker::{
-    docker_connects_networks_and_watches_health, docker_follows_the_page_word_by_word,
+    docker_connects_networks_and_watches_health, docker_connects_one_that_runs,
+    docker_follows_the_page_word_by_word, docker_names_neighbours,
     docker_runs_the_life_of_a_container, docker_takes_isle_without_being_told,
 };
-use podman::{podman_joins_pods_and_publishes_ports, podman_runs_the_life_of_a_container};
+use podman::{
+    podman_follows_the_page_word_by_word, podman_joins_pods,
+    podman_publishes_ports_and_checks_health, podman_runs_the_life_of_a_container,
+};
 use swarm::a_swarm_heals_when_a_host_dies;
 
 isle_tests::stories! {
     docker_runs_the_life_of_a_container [Need::Isle, Need::Docker, Need::OciRuntime],
     docker_connects_networks_and_watches_health [Need::Isle, Need::Docker, Need::OciRuntime],
+    docker_connects_one_that_runs [Need::Isle, Need::Docker, Need::OciRuntime, Need::LateInterface],
+    docker_names_neighbours [Need::Isle, Need::Docker, Need::OciRuntime, Need::EngineResolver],
     docker_follows_the_page_word_by_word [Need::Isle, Need::Docker, Need::OciRuntime],
     docker_takes_isle_without_being_told [Need::Isle, Need::Docker, Need::OciRuntime],
     podman_runs_the_life_of_a_container [Need::Isle, Need::Podman, Need::OciRuntime],
-    podman_joins_pods_and_publishes_ports [Need::Isle, Need::Podman, Need::OciRuntime],
+    podman_follows_the_page_word_by_word [Need::Isle, Need::Podman, Need::OciRuntime],
+    podman_joins_pods [Need::Isle, Need::Podman, Need::OciRuntime, Need::Pods],
+    podman_publishes_ports_and_checks_health [Need::Isle, Need::Podman, Need::OciRuntime],
     ctr_runs_isle_by_the_shim_of_runc [Need::Isle, Need::Containerd, Need::OciRuntime],
-    a_kubelet_runs_pods_by_a_handler_for_each_level [Need::Isle, Need::Containerd, Need::OciRuntime],
+    a_kubelet_runs_pods_by_a_handler_for_each_level [Need::Isle, Need::Containerd, Need::OciRuntime, Need::Pods],
     a_swarm_heals_when_a_host_dies [Need::Isle, Need::Docker, Need::OciRuntime],
     what_setup_writes_for_kubernetes_is_what_kubernetes_reads [Need::Isle, Need::Containerd, Need::Only(Level::Container)],
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use isle_tests::{EngineHost, World, wait_for};
+use isle_tests::{EngineHost, Invocation, World, howto, wait_for};
 use serde_json::Value;
 
 use crate::{archive, is_kernel_of_level};
@@ -11,7 +11,7 @@ use crate::{archive, is_kernel_of_level};
 /// How many hosts, each of which manages and works: two of three are a majority.
 const HOSTS: u8 = 3;
 
-/// Waits for `address`, then serves what it is told, and its own name.
+/// Serves its own name, and a page of which there will be a newer one.
 const PAGE: &str =
     "mkdir /www; hostname > /www/name; echo page-1 > /www/page; exec httpd -f -h /www";
 
@@ -45,6 +45,16 @@ fn address(index: usize) -> String {
     format!("10.77.0.{}", index + 1)
 }
 
+/// A line that the page has, too.
+fn told(host: &EngineHost, line: &str) -> Invocation {
+    let on_page = line.replace("--default vm", "--default container");
+    assert!(
+        howto("swarm.md").contains(&on_page),
+        "not on the page: {line}"
+    );
+    host.sh(line)
+}
+
 /// The tasks of the service that run, and the nodes that they are on.
 fn running(manager: &EngineHost) -> Vec<(String, String)> {
     let list = manager
@@ -63,7 +73,7 @@ fn running(manager: &EngineHost) -> Vec<(String, String)> {
 /// What every replica says for itself, asked one by one over the network of the service.
 fn served(manager: &EngineHost, file: &str) -> Vec<String> {
     let ask = format!(
-        "docker exec probe sh -c 'for address in $(nslookup tasks.web 127.0.0.11 | sed -n \"s/^Address: //p\" | grep -v 127.0.0.11); do wget -q -O - http://$address/{file}; done'"
+        "docker exec probe sh -c 'for address in $(nslookup tasks.web 127.0.0.11 | sed -n \"s/^Address: //p\" | grep -v 127.0.0.11); do timeout 5 wget -q -O - http://$address/{file}; done'"
     );
     let answer = manager.sh(&ask).run().stdout();
     answer.lines().map(str::to_owned).collect()
@@ -85,8 +95,7 @@ pub(crate) fn a_swarm_heals_when_a_host_dies(world: &World) {
             "mkdir -p /etc/docker && cp {json} /etc/docker/daemon.json"
         ))
         .succeeds();
-        host.sh(&format!("isle setup docker --default {level} --yes"))
-            .succeeds();
+        told(host, &format!("isle setup docker --default {level} --yes")).succeeds();
         host.daemon("dockerd", "docker version");
         let archive = archive(world, host, &world.busybox());
         host.sh(&format!("docker load -i {archive}")).succeeds();
@@ -94,13 +103,15 @@ pub(crate) fn a_swarm_heals_when_a_host_dies(world: &World) {
 
     // three managers
     let (first, others) = hosts.split_first().expect("three hosts");
-    first
-        .sh(&format!(
+    told(
+        first,
+        &format!(
             "docker swarm init --advertise-addr {} --dispatcher-heartbeat 1s",
             address(0)
-        ))
-        .succeeds();
-    let token = first.sh("docker swarm join-token -q manager").succeeds();
+        ),
+    )
+    .succeeds();
+    let token = told(first, "docker swarm join-token -q manager").succeeds();
     for (index, host) in others.iter().enumerate() {
         host.sh(&format!(
             "docker swarm join --token {token} --advertise-addr {} {}:2377",
@@ -122,27 +133,31 @@ pub(crate) fn a_swarm_heals_when_a_host_dies(world: &World) {
     });
 
     // A service on a network over all hosts. Its virtual address would need IPVS in the kernel.
-    first
-        .sh("docker network create --driver overlay --attachable site")
-        .succeeds();
-    first
-        .sh(&format!(
-            "docker service create --detach --name web --replicas 3 --network site --endpoint-mode dnsrr --no-resolve-image --update-parallelism 5 --stop-grace-period 1s busybox sh -c '{PAGE}'"
+    told(
+        first,
+        "docker network create --driver overlay --attachable site",
+    )
+    .succeeds();
+    told(first, &format!("docker service create --detach --name web --replicas 3 --network site --endpoint-mode dnsrr --no-resolve-image --update-parallelism 5 --stop-grace-period 1s busybox sh -c '{PAGE}'"
         ))
         .succeeds();
     wait_for("three replicas", || running(first).len() == 3);
     let last = &others[1];
-    last.sh("docker run -d --name probe --network site busybox sleep 1000")
+    // Who asks is a container at either level: Docker's name server is on the loopback address of its namespace.
+    last.sh("docker run -d --name probe --runtime isle --network site busybox sleep 1000")
         .succeeds();
     wait_for("three answers", || served(last, "page").len() == 3);
-    let runtime = last
-        .sh("docker inspect -f '{{.HostConfig.Runtime}}' probe")
-        .succeeds();
-    assert!(runtime.starts_with("isle"), "{runtime}");
-    is_kernel_of_level(world, &last.sh("docker exec probe uname -v").succeeds());
+    let task = last.sh("docker ps -q --filter label=com.docker.swarm.service.name=web");
+    let task = task.succeeds();
+    let runtime = last.sh(&format!(
+        "docker inspect -f '{{{{.HostConfig.Runtime}}}}' {task}"
+    ));
+    assert!(runtime.succeeds().starts_with("isle"));
+    let kernel = last.sh(&format!("docker exec {task} uname -v")).succeeds();
+    is_kernel_of_level(world, &kernel);
 
     // scale
-    first.sh("docker service scale --detach web=10").succeeds();
+    told(first, "docker service scale --detach web=10").succeeds();
     wait_for("ten replicas", || running(first).len() == 10);
     let nodes: BTreeSet<String> = running(first).into_iter().map(|(_, node)| node).collect();
     assert_eq!(nodes.len(), usize::from(HOSTS), "{nodes:?}");

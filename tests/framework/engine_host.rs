@@ -1,11 +1,8 @@
 //! A host of its own for other engines: they find `/etc`, `/run`, `/var/lib`, networks, control groups and processes as
 //! on a machine where nothing else runs, and what they leave goes with it.
 //!
-//! So a recipe is told here word by word as a user types it. What has been typed is remembered, and compared with
-//! what `docs/howto/` says ([`EngineHost::has_told`]).
+//! So a recipe of `docs/howto/` is followed here word by word ([`EngineHost::follow`]).
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -86,12 +83,6 @@ pub struct EngineHost {
     holder: Child,
     /// The first process in it, as the real host numbers it.
     init: u32,
-    told: RefCell<BTreeSet<String>>,
-}
-
-/// A shell line, without what differs between the levels.
-fn at_any_level(line: &str) -> String {
-    line.replace("isle-vm", "isle")
 }
 
 impl EngineHost {
@@ -134,7 +125,6 @@ impl EngineHost {
             programs: programs.parent().expect("a file").to_owned(),
             holder,
             init,
-            told: RefCell::default(),
         };
         if world.level() == Level::Vm {
             host.use_guest_kernel();
@@ -184,7 +174,6 @@ impl EngineHost {
     /// A line as a user types it.
     #[must_use]
     pub fn sh(&self, line: &str) -> Invocation {
-        self.told.borrow_mut().insert(at_any_level(line));
         Invocation::new(self.command(&["sh", "-c", line]))
     }
 
@@ -233,25 +222,24 @@ impl EngineHost {
         self.init
     }
 
-    /// Checks that every shell line of a page of `docs/howto/` has been typed here.
+    /// Types every shell line of a page of `docs/howto/`, edited for the level; returns each line with what it has
+    /// printed. A page that is fetched may take a moment to be there: those lines are tried again, as a reader would.
     ///
     /// # Panics
-    /// When a line has not been.
-    pub fn has_told(&self, page: &str) {
-        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-        let page = checkout
-            .expect("the checkout")
-            .join("docs/howto")
-            .join(page);
-        let text = std::fs::read_to_string(&page).expect("the page is there");
-        let told = self.told.borrow();
-        let mut lines = 0;
-        for line in shell_lines(&text) {
-            lines += 1;
-            let is_told = told.contains(&at_any_level(&line));
-            assert!(is_told, "{}: no test has typed: {line}", page.display());
-        }
-        assert!(lines > 0, "{} has no shell lines", page.display());
+    /// When a line fails.
+    pub fn follow(&self, page: &str, edit: impl Fn(&str) -> String) -> Vec<(String, String)> {
+        let lines = shell_lines(&howto(page));
+        assert!(!lines.is_empty(), "{page} has no shell lines");
+        let follow = |line: String| {
+            let edited = edit(&line);
+            if line.starts_with("wget") {
+                let is_there = || self.sh(&edited).run().code() == 0;
+                wait_for(&edited, is_there);
+            }
+            let printed = self.sh(&edited).succeeds();
+            (line, printed)
+        };
+        lines.into_iter().map(follow).collect()
     }
 
     /// Takes it off the power: all its processes are killed at once, and its networks go.
@@ -296,6 +284,17 @@ fn remove_groups(group: &Path) {
         }
     }
     let _ = std::fs::remove_dir(group);
+}
+
+/// A page of `docs/howto/`.
+///
+/// # Panics
+/// When it is not there.
+#[must_use]
+pub fn howto(page: &str) -> String {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let folder = checkout.expect("the checkout").join("docs/howto");
+    std::fs::read_to_string(folder.join(page)).expect("the page is there")
 }
 
 /// The lines of all `sh` blocks of a page, without comments; one that ends with a backslash goes on in the next.

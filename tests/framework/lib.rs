@@ -37,7 +37,7 @@ mod wait;
 mod world;
 
 pub use disk::disk_below;
-pub use engine_host::EngineHost;
+pub use engine_host::{EngineHost, howto};
 pub use invocation::{Invocation, Outcome, Running};
 pub use leaks::namespaces_held;
 pub use level::Level;

@@ -32,6 +32,12 @@ pub enum Need {
     Containerd,
     /// The runtime of the level that the story is told at: `isle-oci`, or `isle-oci-vm` beside it.
     OciRuntime,
+    /// The name server that an engine puts on the loopback address of a container's network namespace.
+    EngineResolver,
+    /// An interface that an engine puts into the network namespace of a container that runs.
+    LateInterface,
+    /// Several containers of a pod at the level.
+    Pods,
     /// `docker-registry` on the path.
     Registry,
     /// A C compiler, and the C library to link statically with.
@@ -51,6 +57,22 @@ impl Need {
     #[must_use]
     pub fn missing(self, level: Level) -> Option<String> {
         match self {
+            Need::EngineResolver => match level {
+                Level::Container => None,
+                Level::Vm => Some(
+                    "Docker's name server on 127.0.0.11 is in the network namespace, whose loopback a guest has not".into(),
+                ),
+            },
+            Need::LateInterface => match level {
+                Level::Container => None,
+                Level::Vm => Some(
+                    "isle-oci-vm gives a guest the interfaces that there are when it is created".into(),
+                ),
+            },
+            Need::Pods => match level {
+                Level::Container => None,
+                Level::Vm => Some("the containers of a pod cannot share a virtual machine yet".into()),
+            },
             Need::OciRuntime => match level {
                 Level::Container => None,
                 Level::Vm => {

@@ -75,6 +75,9 @@ pub fn cargo(verb: &str, profile: Profile) -> Result<Command> {
 /// it, at every start.
 const IN_GUEST: &str = "isle-guest";
 
+/// The program whose containers are virtual machines, by its name alone.
+const LINK: (&str, &str) = ("isle-oci-vm", "isle-oci");
+
 /// Builds the programs. Optimized ones are copied to `target/isle/`, where they are easy to find.
 pub fn build(profile: Profile) -> Result<Programs> {
     let in_target =
@@ -85,6 +88,7 @@ pub fn build(profile: Profile) -> Result<Programs> {
         compile(profile, &others)?;
         let folder = in_target("debug")?;
         place_program(&in_target("release")?, &folder, IN_GUEST)?;
+        place_link(&folder)?;
         return Ok(Programs { folder });
     }
     compile(profile, &NAMES)?;
@@ -93,7 +97,17 @@ pub fn build(profile: Profile) -> Result<Programs> {
     for name in NAMES {
         place_program(&in_target("release")?, &folder, name)?;
     }
+    place_link(&folder)?;
     Ok(Programs { folder })
+}
+
+fn place_link(folder: &Path) -> Result<()> {
+    let (name, target) = LINK;
+    let partial = folder.join(format!("{name}.partial"));
+    let _ = fs::remove_file(&partial);
+    std::os::unix::fs::symlink(target, &partial)?;
+    fs::rename(&partial, folder.join(name))?;
+    Ok(())
 }
 
 fn compile(profile: Profile, names: &[&str]) -> Result<()> {

@@ -418,6 +418,13 @@ fn memory_below(path: &Path) -> Option<u64> {
     (about.f_type as u64 == TMPFS_MAGIC).then(|| about.f_blocks * about.f_bsize as u64)
 }
 
+/// The guest cannot make a place for this in a root that is shared read-only; the host does, before it is.
+fn is_place_to_make(spec: &Spec, mount: &Mount) -> bool {
+    let is_read_only = spec.root().as_ref().and_then(|root| root.readonly());
+    let is_in_memory = mount.typ().as_deref() == Some("tmpfs");
+    is_read_only == Some(true) && is_in_memory && !mount.destination().starts_with("/dev")
+}
+
 /// What is executed on the host in the container's place: a process that waits, with the namespaces, files and network
 /// that the engine expects of a container's first process, and without any rights.
 fn stand_in(spec: &Spec, program: &str) -> Spec {
@@ -462,7 +469,7 @@ fn stand_in(spec: &Spec, program: &str) -> Spec {
         let is_kept = match is_bind(mount) {
             true => !is_at(mount, "/dev/shm"),
             // Devices are made there, else they would be among the container's files.
-            false => is_at(mount, "/dev") || is_at(mount, "/proc"),
+            false => is_at(mount, "/dev") || is_at(mount, "/proc") || is_place_to_make(spec, mount),
         };
         if is_kept {
             mounts.push(mount.clone());
@@ -601,6 +608,22 @@ mod tests {
         assert_eq!(places, ["/proc", "/dev", "/etc/hosts"]);
         let guest = parts.guest.process().as_ref().unwrap();
         assert!(guest.apparmor_profile().is_none() && guest.selinux_label().is_none());
+    }
+
+    #[test]
+    fn places_in_a_read_only_root_are_made_on_the_host() {
+        let mut config = config();
+        let run = json!({"destination": "/run", "type": "tmpfs", "source": "tmpfs"});
+        config["mounts"].as_array_mut().unwrap().push(run);
+        let has_run = |config: &Value| {
+            let parts = parts(config).unwrap();
+            let mut mounts = parts.stand_in.mounts().iter().flatten();
+            mounts.any(|mount| mount.destination() == Path::new("/run"))
+        };
+        config["root"]["readonly"] = json!(false);
+        assert!(!has_run(&config));
+        config["root"]["readonly"] = json!(true);
+        assert!(has_run(&config));
     }
 
     #[test]
