@@ -12,6 +12,7 @@ mod console;
 mod container;
 mod groups;
 mod log;
+mod rootless;
 mod state;
 mod systemd;
 mod vm;

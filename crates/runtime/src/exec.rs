@@ -13,7 +13,7 @@ use crate::act::{
 };
 use crate::plan::{Needs, clone_flag, process, run_as};
 use crate::users::User;
-use crate::{Child, LaunchError, PlanError, Stdio};
+use crate::{Child, Confinement, LaunchError, PlanError, Stdio};
 
 /// What [`exec`] is told beyond the specification.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub struct ExecOptions {
     pub id: String,
     /// `--preserve-fds`
     pub preserve_fds: u32,
+    /// Where this process, or the container, lacks the host's privileges.
+    pub confinement: Confinement,
 }
 
 /// A further process as data: what [`crate::Plan`] is for the first one.
@@ -117,6 +119,7 @@ impl ExecPlan {
                 linux,
                 policy,
                 preserve_fds: options.preserve_fds,
+                no_groups: options.confinement.no_groups,
                 start_hooks: Vec::new(),
             },
         )?;

@@ -70,6 +70,15 @@ pub enum Rootfs {
     Detached(OwnedFd),
 }
 
+/// What a user namespace that this process itself runs in takes away, see user_namespaces(7).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Confinement {
+    /// mknod(2) is refused: nodes of the host are mounted.
+    pub no_device_nodes: bool,
+    /// setgroups(2) is refused: supplementary groups stay as they are.
+    pub no_groups: bool,
+}
+
 /// What the specification leaves to the caller.
 #[derive(Debug, Default)]
 pub struct Options {
@@ -86,6 +95,8 @@ pub struct Options {
     /// The plan is carried out in a virtual machine of Isle's: version 2 control groups, no security modules,
     /// and nothing of this host.
     pub is_for_guest: bool,
+    /// Where this process lacks the host's privileges.
+    pub confinement: Confinement,
     /// A seccomp program compiled before; else it is compiled from the specification.
     pub seccomp: Option<Vec<isle_seccomp::Instruction>>,
 }

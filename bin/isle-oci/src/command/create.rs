@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use isle_cgroup::Cgroup;
@@ -14,7 +14,7 @@ use super::delete;
 use crate::arguments::{Create, Global};
 use crate::state::{Directory, State};
 use crate::vm::Asked;
-use crate::{bundle, console, groups, log};
+use crate::{bundle, console, groups, log, rootless};
 
 /// A container that is being made; what it has on the host is taken away again unless it is kept.
 pub(super) struct Making {
@@ -103,6 +103,16 @@ fn listen(directory: &Directory) -> anyhow::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// The specification of the bundle: its path, its text, itself.
+pub(super) fn load(arguments: &Create) -> anyhow::Result<(PathBuf, Vec<u8>, Spec)> {
+    let bundle = fs::canonicalize(&arguments.bundle)
+        .with_context(|| format!("cannot find the bundle {}", arguments.bundle.display()))?;
+    let path = bundle.join(&arguments.config);
+    let mut text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let spec = bundle::parse(&mut text, &path, "a runtime specification")?;
+    Ok((bundle, text, spec))
+}
+
 /// Makes the container; it waits.
 pub(super) fn make(
     global: &Global,
@@ -110,14 +120,9 @@ pub(super) fn make(
     is_foreground: bool,
     with_socket: bool,
 ) -> anyhow::Result<Making> {
-    super::need_root()?;
     let preserve_fds = preserved(arguments.preserve_fds)?;
     crate::state::check_id(&arguments.id)?;
-    let bundle_path = fs::canonicalize(&arguments.bundle)
-        .with_context(|| format!("cannot find the bundle {}", arguments.bundle.display()))?;
-    let path = bundle_path.join(&arguments.config);
-    let mut text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut spec: Spec = bundle::parse(&mut text, &path, "a runtime specification")?;
+    let (bundle_path, text, mut spec) = load(arguments)?;
     if let Ok(listen) = std::env::var("LISTEN_FDS")
         && let Some(process) = spec.process_mut()
     {
@@ -129,13 +134,16 @@ pub(super) fn make(
     let terminal = spec.process().as_ref().and_then(|p| p.terminal()) == Some(true);
     console::check(terminal, arguments.console_socket.as_deref(), is_foreground)?;
     let mut machine = Asked::of(global, &spec, &bundle_path, preserve_fds)?;
+    let rest = rootless::rest_of(&spec);
     // a machine has all capabilities of its own
     if let (None, Some(mut process)) = (&machine, spec.process().clone()) {
         bundle::leave_out_ungrantable(&spec, &mut process)?;
         spec.set_process(Some(process));
     }
     let plan = Plan::new(
-        machine.as_ref().map_or(&spec, Asked::stand_in),
+        machine
+            .as_ref()
+            .map_or(rest.as_ref().unwrap_or(&spec), Asked::stand_in),
         Options {
             id: arguments.id.clone(),
             bundle: bundle_path.clone(),
@@ -144,6 +152,7 @@ pub(super) fn make(
             preserve_fds,
             seccomp: None,
             is_for_guest: false,
+            confinement: rootless::confinement("self"),
         },
     )?;
     log::debug(|| plan.to_string());
@@ -222,6 +231,14 @@ pub(super) fn make(
     Ok(making)
 }
 
+/// For a user without privileges: all of it in a user namespace; the exit code.
+pub(super) fn in_user_namespace(arguments: &Create) -> anyhow::Result<Option<u8>> {
+    match rustix::process::geteuid().is_root() {
+        true => Ok(None),
+        false => rootless::make(&load(arguments)?.2),
+    }
+}
+
 /// Writes a pid whole, or not at all: who waits for the file must not see half of it.
 pub(super) fn write_pid(file: Option<&Path>, child: &Child) -> anyhow::Result<()> {
     let Some(path) = file else { return Ok(()) };
@@ -236,6 +253,9 @@ pub(super) fn write_pid(file: Option<&Path>, child: &Child) -> anyhow::Result<()
 }
 
 pub(super) fn run(global: &Global, arguments: &Create) -> anyhow::Result<u8> {
+    if let Some(code) = in_user_namespace(arguments)? {
+        return Ok(code);
+    }
     let mut making = make(global, arguments, false, true)?;
     let created = making.created.take().expect("it was just made");
     write_pid(arguments.pid_file.as_deref(), &created.init)?;

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use crate::arguments::Delete;
 use crate::container::{Container, Status};
 use crate::state::{Directory, State};
-use crate::{groups, log, vm};
+use crate::{groups, log, rootless, vm};
 
 /// Everything that is left of a container whose first process has ended. Does all it can and then
 /// tells what failed.
@@ -88,6 +88,18 @@ fn one(root: &Path, id: &str, force: bool) -> anyhow::Result<()> {
         directory,
         state,
     };
+    if let Some(process) = &container.process
+        && force
+        && rootless::is_refused(container.state.pid)
+    {
+        let process = process.try_clone()?;
+        // it takes the lock itself
+        drop(container);
+        return match rootless::enter(&process)? {
+            0 => Ok(()),
+            _ => bail!("cannot delete container {id:?} from within its user namespace"),
+        };
+    }
     let cgroup = container.cgroup();
     match (container.status(), &container.process) {
         (Status::Stopped, _) | (_, None) => {}

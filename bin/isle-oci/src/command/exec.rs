@@ -13,7 +13,7 @@ use super::create;
 use super::run::wait;
 use crate::arguments::Exec;
 use crate::container::{Container, Status};
-use crate::{bundle, console, vm};
+use crate::{bundle, console, rootless, vm};
 
 fn user(text: &str) -> anyhow::Result<(u32, Option<u32>)> {
     let (uid, gid) = match text.split_once(':') {
@@ -129,7 +129,6 @@ fn sub_cgroup(container: &Container, asked: &str) -> anyhow::Result<Cgroup> {
 }
 
 pub(super) fn run(root: &Path, arguments: &Exec) -> anyhow::Result<u8> {
-    super::need_root()?;
     let preserve_fds = create::preserved(arguments.preserve_fds)?;
     let id = &arguments.id;
     let container = Container::open(root, id)?;
@@ -193,6 +192,7 @@ pub(super) fn run(root: &Path, arguments: &Exec) -> anyhow::Result<u8> {
             &ExecOptions {
                 id: id.clone(),
                 preserve_fds,
+                confinement: rootless::confinement(&container.state.pid.to_string()),
             },
         )?,
     };

@@ -7,6 +7,7 @@ use isle_types::Signal;
 
 use crate::arguments::Kill;
 use crate::container::{Container, Status};
+use crate::rootless;
 use crate::vm;
 
 pub(super) fn run(root: &Path, arguments: &Kill) -> anyhow::Result<u8> {
@@ -15,6 +16,14 @@ pub(super) fn run(root: &Path, arguments: &Kill) -> anyhow::Result<u8> {
         bail!("cannot send {signal}: only signals that signal(7) names can be sent");
     };
     let container = Container::open(root, &arguments.id)?;
+    if let Some(process) = &container.process
+        && rootless::is_refused(container.state.pid)
+    {
+        let process = process.try_clone()?;
+        // it takes the lock itself
+        drop(container);
+        return rootless::enter(&process);
+    }
     let id = &arguments.id;
     // One that waits to be started, or stands still, cannot pass it on.
     if vm::is_machine(&container.directory) && container.status() == Status::Running {

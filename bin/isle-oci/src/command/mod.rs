@@ -46,17 +46,6 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<u8> {
     }
 }
 
-/// Making a container or entering one.
-fn need_root() -> anyhow::Result<()> {
-    if rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    bail!(
-        "making and entering containers needs root: containers of users without privileges are \
-         not supported yet"
-    )
-}
-
 /// The exit code for an error: 127 and 126 for a program that cannot be executed, else 1.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     let of_guest = error.downcast_ref::<Refused>().map(|error| error.exit_code);

@@ -36,6 +36,9 @@ pub(super) fn wait(child: &Child) -> anyhow::Result<u8> {
 }
 
 pub(super) fn run(global: &Global, arguments: &Run) -> anyhow::Result<u8> {
+    if let Some(code) = create::in_user_namespace(&arguments.create)? {
+        return Ok(code);
+    }
     let has_socket = arguments.create.console_socket.is_some();
     let mut making = create::make(
         global,

@@ -206,7 +206,7 @@ mod tests {
         }];
         let context = Context {
             bundle: std::path::Path::new("/"),
-            has_user_namespace: false,
+            has_device_nodes: true,
             has_cgroup_namespace: true,
             is_for_guest: false,
             mappings: None,

@@ -621,7 +621,7 @@ impl Plan {
         setup.push(Step::AttachRoot { tree: root, at });
         let context = Context {
             bundle: &options.bundle,
-            has_user_namespace,
+            has_device_nodes: !has_user_namespace && !options.confinement.no_device_nodes,
             has_cgroup_namespace: namespaces.has(namespace::CGROUP),
             is_for_guest: options.is_for_guest,
             mappings: mappings.clone(),
@@ -700,6 +700,7 @@ impl Plan {
                 linux,
                 policy,
                 preserve_fds: options.preserve_fds,
+                no_groups: options.confinement.no_groups,
                 start_hooks: start_hooks?,
             },
         )?);

@@ -47,7 +47,8 @@ pub(super) fn inside(field: &'static str, path: &Path) -> Result<CString, PlanEr
 /// What the mounts depend on besides themselves.
 pub(super) struct Context<'a> {
     pub(super) bundle: &'a Path,
-    pub(super) has_user_namespace: bool,
+    /// mknod(2) is not refused, as it is in user namespaces.
+    pub(super) has_device_nodes: bool,
     pub(super) has_cgroup_namespace: bool,
     pub(super) is_for_guest: bool,
     pub(super) mappings: Option<IdMap>,
@@ -337,7 +338,7 @@ fn device(
         )
     };
     // In a user namespace mknod(2) is refused: the host's node is mounted.
-    if context.has_user_namespace && kind != 0o010_000 {
+    if !context.has_device_nodes && kind != 0o010_000 {
         let stat = rustix::fs::stat(device.path()).map_err(|errno| PlanError::Read {
             what: format!("the device {text} of the host"),
             source: errno.into(),

@@ -359,6 +359,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) linux: Option<&'a Linux>,
     pub(crate) policy: Option<Policy>,
     pub(crate) preserve_fds: u32,
+    /// setgroups(2) is refused.
+    pub(crate) no_groups: bool,
     /// Run in the container once it is started.
     pub(crate) start_hooks: Vec<Step>,
 }
@@ -429,7 +431,10 @@ pub(crate) fn last_steps(process: &Process, setting: Setting<'_>) -> Result<Vec<
     steps.push(Step::User {
         uid: user.uid(),
         gid: user.gid(),
-        groups: Some(user.additional_gids().clone().unwrap_or_default()),
+        groups: match user.additional_gids().clone().unwrap_or_default() {
+            none if none.is_empty() && setting.no_groups => None,
+            groups => Some(groups),
+        },
     });
     let (effective, permitted) = (set(|all| all.effective()), set(|all| all.permitted()));
     let (inheritable, ambient) = (set(|all| all.inheritable()), set(|all| all.ambient()));
