@@ -66,7 +66,8 @@ pub(crate) fn make(
     let limits = limits
         .or_else(|| linux?.resources().as_ref())
         .unwrap_or(&none);
-    let is_free = match global.rootless {
+    // looked for only when it matters: a start pays for each file that it reads
+    let is_free = || match global.rootless {
         Rootless::True => true,
         Rootless::False => false,
         Rootless::Auto => is_unprivileged(),
@@ -74,18 +75,19 @@ pub(crate) fn make(
     let made = match (global.cgroup_manager, global.systemd_cgroup) {
         (CgroupManager::Disabled, _) => return Ok(None),
         (CgroupManager::Systemd, _) | (_, true) => {
-            let slice = if is_free {
+            let is_users = is_free();
+            let slice = if is_users {
                 "user.slice"
             } else {
                 "system.slice"
             };
             let place = Place::new(given.as_deref(), id, slice)?;
-            by_systemd(&place, limits, is_free)
+            by_systemd(&place, limits, is_users)
         }
         (CgroupManager::Cgroupfs, false) => by_hand(path_of(given.as_deref(), id)?, limits),
     };
     match made {
-        Err(error) if is_free && is_refused(&error) => {
+        Err(error) if is_refused(&error) && is_free() => {
             let mut asked = limits.clone();
             asked.set_devices(None);
             if asked != LinuxResources::default() {

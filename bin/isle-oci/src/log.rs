@@ -1,9 +1,12 @@
-//! Where errors and warnings go: standard error, and the file that the caller names.
+//! Where words go: answers to standard output, errors and warnings to standard error and the file that the caller
+//! names. Nobody has to listen: a pipe that was closed is no reason to fail.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::OnceLock;
+
+use anyhow::Context;
 
 use crate::arguments::{Global, LogFormat};
 
@@ -24,19 +27,37 @@ pub(crate) fn begin(global: &Global) {
     });
 }
 
+/// A line of an answer.
+pub(crate) fn print(line: &str) -> anyhow::Result<()> {
+    writeln!(io::stdout().lock(), "{line}").context(UNHEARD)
+}
+
+const UNHEARD: &str = "cannot write to standard output";
+
+/// Whether an error is that nobody listens any more, which ends a verb that only tells something.
+pub(crate) fn is_unheard(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<io::Error>();
+    error.to_string() == UNHEARD
+        && cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
 /// The whole chain in one line, as callers search it.
 pub(crate) fn error(error: &anyhow::Error) {
     let text = format!("{error:#}");
-    eprintln!("isle-oci: {text}");
+    say(&format!("isle-oci: {text}"));
     if let Some(hint) = crate::command::hint(error) {
-        eprintln!("hint: {hint}");
+        say(&format!("hint: {hint}"));
     }
     write("error", &text);
 }
 
 /// What is odd and changes nothing.
 pub(crate) fn warning(text: &str) {
-    eprintln!("isle-oci: warning: {text}");
+    say(&format!("isle-oci: warning: {text}"));
     write("warning", text);
 }
 
@@ -44,7 +65,7 @@ pub(crate) fn warning(text: &str) {
 pub(crate) fn debug(text: impl FnOnce() -> String) {
     if LOG.get().is_some_and(|log| log.is_verbose) {
         for line in text().lines() {
-            eprintln!("isle-oci: {line}");
+            say(&format!("isle-oci: {line}"));
             write("debug", line);
         }
     }
@@ -69,6 +90,9 @@ fn write(level: &str, text: &str) {
         .open(path)
         .and_then(|mut file| file.write_all(line.as_bytes()));
     if let Err(error) = written {
-        eprintln!("isle-oci: cannot write the log {}: {error}", path.display());
+        say(&format!(
+            "isle-oci: cannot write the log {}: {error}",
+            path.display()
+        ));
     }
 }

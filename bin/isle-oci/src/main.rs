@@ -39,6 +39,7 @@ fn main() -> ExitCode {
     log::begin(&arguments.global);
     match command::run(arguments) {
         Ok(code) => ExitCode::from(code),
+        Err(error) if log::is_unheard(&error) => ExitCode::SUCCESS,
         Err(error) => {
             log::error(&error);
             ExitCode::from(command::exit_code(&error))

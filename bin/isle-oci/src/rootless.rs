@@ -25,13 +25,28 @@ fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some() && crate::groups::is_unprivileged()
 }
 
-/// What the user namespace around a process takes away; `pid`: `self`, or that of another.
-pub(crate) fn confinement(pid: &str) -> Confinement {
-    let denied = fs::read_to_string(format!("/proc/{pid}/setgroups"));
-    Confinement {
-        no_device_nodes: crate::groups::is_unprivileged(),
-        no_groups: denied.is_ok_and(|text| text.trim() == "deny"),
+/// What the user namespace around this process takes away.
+pub(crate) fn confinement() -> Confinement {
+    match crate::groups::is_unprivileged() {
+        false => Confinement::default(),
+        true => Confinement {
+            no_device_nodes: true,
+            no_groups: denies_groups("self"),
+        },
     }
+}
+
+/// What the user namespace of a container takes away from a further process.
+pub(crate) fn confinement_in(pid: i32) -> Confinement {
+    Confinement {
+        no_device_nodes: false,
+        no_groups: denies_groups(&pid.to_string()),
+    }
+}
+
+fn denies_groups(pid: &str) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/setgroups"));
+    text.is_ok_and(|text| text.trim() == "deny")
 }
 
 /// The specification without the user namespace that is there already.

@@ -711,3 +711,17 @@ fn without_systemd_its_control_groups_are_refused_with_the_way_out() {
     let error = run(&host);
     assert!(error.contains("slice:prefix:name"), "{error}");
 }
+
+#[test]
+fn nobody_has_to_read_the_answer() {
+    let mut child = Command::new(ISLE)
+        .arg("features")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && error.is_empty(), "{error}");
+}

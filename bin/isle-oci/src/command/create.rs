@@ -152,7 +152,7 @@ pub(super) fn make(
             preserve_fds,
             seccomp: None,
             is_for_guest: false,
-            confinement: rootless::confinement("self"),
+            confinement: rootless::confinement(),
         },
     )?;
     log::debug(|| plan.to_string());

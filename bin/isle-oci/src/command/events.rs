@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::arguments::Events;
 use crate::container::Container;
+use crate::log::print;
 use crate::state::Directory;
 use crate::vm;
 
@@ -67,7 +68,7 @@ pub(super) fn run(root: &Path, arguments: &Events) -> anyhow::Result<u8> {
         bail!("container {id:?} has no control group that counts");
     };
     let mut oom_kills = cgroup.oom_kills().unwrap_or(0);
-    println!("{}", line(id, &read(&cgroup, &container.directory)?));
+    print(&line(id, &read(&cgroup, &container.directory)?))?;
     if arguments.stats {
         return Ok(0);
     }
@@ -81,9 +82,9 @@ pub(super) fn run(root: &Path, arguments: &Events) -> anyhow::Result<u8> {
         let now = cgroup.oom_kills().unwrap_or(oom_kills);
         if now > oom_kills {
             oom_kills = now;
-            println!("{}", json!({"type": "oom", "id": id}));
+            print(&json!({"type": "oom", "id": id}).to_string())?;
         }
-        println!("{}", line(id, &stats));
+        print(&line(id, &stats))?;
     }
     Ok(0)
 }

@@ -192,7 +192,7 @@ pub(super) fn run(root: &Path, arguments: &Exec) -> anyhow::Result<u8> {
             &ExecOptions {
                 id: id.clone(),
                 preserve_fds,
-                confinement: rootless::confinement(&container.state.pid.to_string()),
+                confinement: rootless::confinement_in(container.state.pid),
             },
         )?,
     };

@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+use crate::log::print;
+
 const SECCOMP_FLAGS: [&str; 4] = [
     "SECCOMP_FILTER_FLAG_TSYNC",
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
@@ -46,6 +48,6 @@ pub(super) fn run() -> anyhow::Result<u8> {
             "netDevices": {"enabled": false},
         },
     });
-    println!("{}", serde_json::to_string_pretty(&features)?);
+    print(&serde_json::to_string_pretty(&features)?)?;
     Ok(0)
 }

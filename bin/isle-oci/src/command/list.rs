@@ -9,6 +9,7 @@ use super::state::describe;
 use crate::arguments::{Format, List};
 use crate::container::Container;
 use crate::log;
+use crate::log::print;
 
 pub(super) fn run(root: &Path, arguments: &List) -> anyhow::Result<u8> {
     let mut ids = Vec::new();
@@ -38,12 +39,12 @@ pub(super) fn run(root: &Path, arguments: &List) -> anyhow::Result<u8> {
     };
     if arguments.quiet {
         for container in &containers {
-            println!("{}", text(container, "id"));
+            print(&text(container, "id"))?;
         }
         return Ok(0);
     }
     if arguments.format == Format::Json {
-        println!("{}", Value::from(containers));
+        print(&Value::from(containers).to_string())?;
         return Ok(0);
     }
     let columns = ["id", "pid", "status", "bundle", "created", "owner"];
@@ -57,7 +58,7 @@ pub(super) fn run(root: &Path, arguments: &List) -> anyhow::Result<u8> {
             let width = rows.iter().map(|row| row[index].len()).max().unwrap_or(0);
             line.push_str(&format!("{cell:<width$}   "));
         }
-        println!("{}", line.trim_end());
+        print(line.trim_end())?;
     }
     Ok(0)
 }

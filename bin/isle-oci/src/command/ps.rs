@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 
 use crate::arguments::{Format, Ps};
 use crate::container::Container;
+use crate::log::print;
 
 pub(super) fn run(root: &Path, arguments: &Ps) -> anyhow::Result<u8> {
     let container = Container::open(root, &arguments.id)?;
@@ -18,13 +19,13 @@ pub(super) fn run(root: &Path, arguments: &Ps) -> anyhow::Result<u8> {
         None => vec![container.state.pid],
     };
     if arguments.format == Format::Json {
-        println!("{}", serde_json::to_string(&pids)?);
+        print(&serde_json::to_string(&pids)?)?;
         return Ok(0);
     }
     if !arguments.options.is_empty() {
         return table_of_ps(&pids, &arguments.options);
     }
-    println!("{:>7}  COMMAND", "PID");
+    print(&format!("{:>7}  COMMAND", "PID"))?;
     for pid in pids {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).replace('\0', " ");
@@ -34,7 +35,7 @@ pub(super) fn run(root: &Path, arguments: &Ps) -> anyhow::Result<u8> {
             .chars()
             .map(|letter| if letter.is_control() { '?' } else { letter })
             .collect();
-        println!("{pid:>7}  {command}");
+        print(&format!("{pid:>7}  {command}"))?;
     }
     Ok(0)
 }
@@ -55,14 +56,14 @@ fn table_of_ps(pids: &[i32], options: &[String]) -> anyhow::Result<u8> {
     let Some(column) = heading.split_whitespace().position(|word| word == "PID") else {
         bail!("ps {}: there is no column PID", options.join(" "));
     };
-    println!("{heading}");
+    print(heading)?;
     for line in lines {
         let pid = line
             .split_whitespace()
             .nth(column)
             .and_then(|word| word.parse().ok());
         if pid.is_some_and(|pid: i32| pids.contains(&pid)) {
-            println!("{line}");
+            print(line)?;
         }
     }
     Ok(0)

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::container::{Container, Status};
+use crate::log::print;
 
 /// The JSON of `state` and `list`.
 pub(super) fn describe(container: &Container) -> Value {
@@ -36,6 +37,6 @@ pub(super) fn describe(container: &Container) -> Value {
 
 pub(super) fn run(root: &Path, id: &str) -> anyhow::Result<u8> {
     let container = Container::open(root, id)?;
-    println!("{}", serde_json::to_string_pretty(&describe(&container))?);
+    print(&serde_json::to_string_pretty(&describe(&container))?)?;
     Ok(0)
 }
