@@ -54,6 +54,16 @@ impl Engine {
     }
 }
 
+/// The archive that the image of most benchmarks is imported from.
+pub fn busybox_rootfs() -> Result<String> {
+    let cache = std::env::var("ISLE_EXAMPLES_CACHE").unwrap_or("target/examples-cache".into());
+    let description = std::fs::read(format!("{cache}/busybox.json"))
+        .context("the busybox image is not there: cargo xtask images busybox")?;
+    let description: Value = serde_json::from_slice(&description)?;
+    let rootfs = description["rootfs"].as_str().context("no rootfs")?;
+    Ok(rootfs.to_owned())
+}
+
 impl Engines {
     pub fn start(settings: &Settings) -> Result<Engines> {
         let folder = tempfile::Builder::new()
@@ -78,15 +88,11 @@ impl Engines {
             podman,
             docker,
         };
-        let cache = std::env::var("ISLE_EXAMPLES_CACHE").unwrap_or("target/examples-cache".into());
-        let description = std::fs::read(format!("{cache}/busybox.json"))
-            .context("the busybox image is not there: cargo xtask images busybox")?;
-        let description: Value = serde_json::from_slice(&description)?;
-        let rootfs = description["rootfs"].as_str().context("no rootfs")?;
+        let rootfs = busybox_rootfs()?;
         for engine in engines.list(settings) {
             harness::quietly(&mut engines.command(
                 engine,
-                ["import", "--change", "ENV PATH=/bin", rootfs, "busybox"],
+                ["import", "--change", "ENV PATH=/bin", &rootfs, "busybox"],
             ))
             .with_context(|| format!("{} import", engine.name()))?;
         }

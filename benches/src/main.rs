@@ -16,6 +16,7 @@ mod machines;
 mod networks;
 mod oci_runtime;
 mod rivals;
+mod runtimes;
 
 use std::path::PathBuf;
 
@@ -43,7 +44,7 @@ struct Arguments {
     /// Take the version 2 hierarchy out of sight first, in a mount namespace unlike this one.
     #[arg(long, hide = true)]
     hide_cgroup2_unlike: Option<String>,
-    /// Which: P1, P2, P2-bridge, P3 (and P4), P5, P5-vm, P6, P6-bridge, P7, P8, P9, P9-pull, P11, P12; all when not given.
+    /// Which: P1, P2, P2-bridge, P2-runtimes (and P5-runtimes), P3 (and P4), P5, P5-vm, P6, P6-bridge, P7, P8, P9, P9-pull, P11, P12; all when not given.
     promises: Vec<String>,
 }
 
@@ -80,6 +81,9 @@ fn main() -> Result<()> {
     if wants("P11") {
         networks::paths(&settings)?;
         networks::changes(&settings)?;
+    }
+    if wants("P2-runtimes") {
+        runtimes::run_and_exec(&settings)?;
     }
     if ![
         "P2",

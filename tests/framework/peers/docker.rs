@@ -20,6 +20,14 @@ impl Docker {
     /// # Errors
     /// Says which daemon did not start, with the end of its log.
     pub fn start(folder: &Path) -> Result<Docker, String> {
+        Docker::start_with(folder, &[])
+    }
+
+    /// The same, with further flags for `dockerd`.
+    ///
+    /// # Errors
+    /// As of [`Docker::start`].
+    pub fn start_with(folder: &Path, flags: &[String]) -> Result<Docker, String> {
         fs::create_dir_all(folder).map_err(|error| error.to_string())?;
         let mut docker = Docker {
             folder: folder.to_owned(),
@@ -43,6 +51,7 @@ impl Docker {
             Command::new("dockerd")
                 .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
                 .args(["--default-ulimit", "nofile=1024:4096"])
+                .args(flags)
                 .arg("--containerd")
                 .arg(&containerd)
                 .arg("--data-root")
