@@ -137,3 +137,38 @@ pub fn the_cache_is_listed_and_pruned(world: &World) {
     assert_eq!(inside(world, "prune", "wc -c < /z"), "100000\n");
     build(world, &["-t", "prune"], &context).succeeds();
 }
+
+pub fn a_cache_is_carried_to_another_store(world: &World) {
+    let dockerfile = "FROM busybox AS one\nRUN cat /proc/sys/kernel/random/uuid > /id\nFROM busybox\nCOPY --from=one /id /\nRUN cat /id > /copy\n";
+    let context = context(world, "carried", dockerfile, &[]);
+    let folder = world.files().join("cache").to_string_lossy().into_owned();
+    let to = format!("type=local,dest={folder}");
+    let from = format!("type=local,src={folder}");
+    build(world, &["-t", "carried", "--cache-to", &to], &context).succeeds();
+    let first = inside(world, "carried", "cat /copy");
+    world.isle(["rmi", "carried"]).succeeds();
+    world
+        .isle(["builder", "prune", "--all", "--force"])
+        .succeeds();
+    let told = build(world, &["-t", "carried", "--cache-from", &from], &context).run();
+    assert!(
+        !told.stderr().contains("RUN cat /id > /copy\n#7 DONE"),
+        "{}",
+        told.stderr()
+    );
+    assert_eq!(inside(world, "carried", "cat /copy"), first);
+    // One that names images is refused: they would take names away.
+    world
+        .isle(["save", "-o", &format!("{folder}/images.tar"), "busybox"])
+        .succeeds();
+    world.isle(["rmi", "carried"]).succeeds();
+    world
+        .isle(["builder", "prune", "--all", "--force"])
+        .succeeds();
+    build(world, &["--cache-from", &from], &context)
+        .exits_with(1)
+        .complains("names images");
+    build(world, &["--cache-from", "type=gha"], &context)
+        .exits_with(125)
+        .complains("type=local");
+}

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+mod attestations;
 mod cache;
+mod comparison;
 mod copies;
 mod faults;
 mod language;
@@ -10,7 +12,9 @@ mod outputs;
 
 use isle_tests::{Invocation, Level, Need, World};
 
+use attestations::*;
 use cache::*;
+use comparison::*;
 use copies::*;
 use faults::*;
 use language::*;
@@ -27,6 +31,10 @@ isle_tests::stories! {
     a_changed_file_runs_what_follows_it [Need::Isle, Need::Only(Level::Container)],
     caches_and_secrets_are_mounted_and_not_kept [Need::Isle],
     the_cache_is_listed_and_pruned [Need::Isle, Need::Only(Level::Container)],
+    a_cache_is_carried_to_another_store [Need::Isle, Need::Only(Level::Container)],
+    odd_things_are_told_by_check [Need::Isle, Need::Only(Level::Container)],
+    attestations_tell_how_and_what [Need::Isle, Need::Only(Level::Container)],
+    buildah_builds_the_same_files [Need::Isle, Need::Buildah, Need::Only(Level::Container)],
     the_same_time_gives_the_same_image [Need::Isle, Need::Only(Level::Container)],
     copies_have_owners_modes_and_exceptions [Need::Isle, Need::Only(Level::Container)],
     links_of_the_image_are_followed_and_folders_kept [Need::Isle, Need::Only(Level::Container)],

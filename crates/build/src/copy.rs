@@ -463,7 +463,12 @@ impl Build<'_> {
         if below.is_folder(&real) || real.as_os_str().is_empty() {
             return Ok(None);
         }
+        let chown = stage.config.user().map(|user| owner(user, below));
+        let chown = chown
+            .transpose()
+            .map_err(|problem| BuildError::request(problem, "make the user before"))?;
         let ownership = Ownership {
+            chown,
             latest: self.epoch,
             ..Ownership::default()
         };

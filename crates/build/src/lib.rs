@@ -34,6 +34,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attest;
 mod config;
 mod contexts;
 mod copy;
@@ -43,6 +44,8 @@ mod files;
 mod filter;
 mod glob;
 pub mod language;
+mod layout;
+mod lint;
 mod mode;
 mod mounts;
 mod output;
@@ -54,6 +57,7 @@ mod request;
 mod run;
 mod solve;
 mod steps;
+mod transfer;
 mod upkeep;
 
 use std::sync::PoisonError;
@@ -62,9 +66,11 @@ use isle_engine::Engine;
 
 pub use contexts::is_git;
 pub use error::BuildError;
+pub use lint::Warning;
 pub use progress::{End, Event, Progress, Silent};
 pub use request::{
-    BuildRequest, Built, Cancel, Context, DockerfileSource, NamedContext, Output, Secret,
+    BuildRequest, Built, Cancel, Context, DockerfileSource, NamedContext, Output, Provenance,
+    Secret,
 };
 
 pub use upkeep::{CacheEntry, PruneOptions, Pruned, disk_usage, prune};
@@ -83,10 +89,34 @@ pub fn build(
 ) -> Result<Built, BuildError> {
     let build = Build::new(engine, request, cancel, progress)?;
     run::collect(engine)?;
-    let stage = build.run()?;
     let worker = Worker::open(engine.paths())?;
+    let warnings = build.warnings(&worker);
+    for warning in &warnings {
+        progress.event(&Event::Warning {
+            rule: warning.rule,
+            text: &warning.text,
+            place: warning.place,
+        });
+    }
+    if let Some(first) = warnings.first().filter(|_| build.is_strict()) {
+        return Err(build.strictly(first));
+    }
+    build.import_caches(&worker)?;
+    let stage = build.run()?;
     let built = build.export(&worker, &stage)?;
     let used = std::mem::take(&mut *build.used.lock().unwrap_or_else(PoisonError::into_inner));
     worker.records.touch(&used)?;
+    build.export_caches(&worker, &used)?;
     Ok(built)
+}
+
+/// `--check`: what is odd about a Dockerfile. Nothing is built, and nothing pulled.
+///
+/// # Errors
+/// When it cannot be read or is wrong; with `# check=error=true` when something is odd.
+pub fn check(engine: &Engine, request: &BuildRequest) -> Result<Vec<Warning>, BuildError> {
+    let cancel = Cancel::default();
+    let build = Build::new(engine, request, &cancel, &Silent)?;
+    let worker = Worker::open(engine.paths())?;
+    Ok(build.warnings(&worker))
 }

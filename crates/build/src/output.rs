@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use isle_archive::{Archive, Style};
 use isle_engine::EngineError;
@@ -14,8 +14,11 @@ use isle_image::{Assembly, Digest, Image, LayerRef, SaveFormat, Workspace};
 use isle_registry::{Client, Config};
 use serde_json::json;
 
+use crate::attest::{Statement, Story};
 use crate::error::BuildError;
-use crate::request::{Built, Output};
+use crate::layout::{self, Additions};
+use crate::place::below;
+use crate::request::{Built, Output, Provenance};
 use crate::solve::{Build, Stage, Worker};
 
 impl Build<'_> {
@@ -32,6 +35,21 @@ impl Build<'_> {
         let needs_image = outputs
             .iter()
             .any(|output| !matches!(output, Output::Local(_) | Output::Tar(_)));
+        let attests = self.request.provenance.is_some() || self.request.sbom;
+        let is_kept = |output: &Output| matches!(output, Output::Oci(_) | Output::Local(_));
+        if attests && !outputs.iter().all(is_kept) {
+            return Err(BuildError::request(
+                "the store of images, registries and plain archives keep no attestations here",
+                "write the image with --output type=oci,dest=FILE, or its files with --output FOLDER",
+            ));
+        }
+        let is_archive = |output: &Output| matches!(output, Output::Oci(_));
+        if !self.request.annotations.is_empty() && !outputs.iter().all(is_archive) {
+            return Err(BuildError::request(
+                "annotations are of the manifest in an archive",
+                "write the image with --output type=oci,dest=FILE; --label is for the image itself",
+            ));
+        }
         let mut built = Built::default();
         let mut image = None;
         if needs_image {
@@ -54,7 +72,15 @@ impl Build<'_> {
                 (Output::Registry, _) => self.push(worker)?,
                 (Output::Local(folder), _) => {
                     let name = format!("exporting to {}", folder.display());
-                    self.told(&name, |_| Ok((self.local(worker, stage, folder)?, false)))?;
+                    self.told(&name, |_| {
+                        self.local(worker, stage, folder)?;
+                        for statement in self.statements(worker, stage)? {
+                            let path = folder.join(statement.file);
+                            let text = statement.about(&self.subject(), None).to_string();
+                            std::fs::write(&path, text).map_err(BuildError::io("write", &path))?;
+                        }
+                        Ok(((), false))
+                    })?;
                 }
                 (Output::Tar(path), _) => {
                     let written = |_| {
@@ -65,10 +91,10 @@ impl Build<'_> {
                     self.told("exporting the files as an archive", written)?;
                 }
                 (Output::Oci(path), Some(image)) => {
-                    self.save(worker, image, path.as_deref(), SaveFormat::Oci)?
+                    self.save(worker, stage, image, path.as_deref(), SaveFormat::Oci)?
                 }
                 (Output::Docker(path), Some(image)) => {
-                    self.save(worker, image, path.as_deref(), SaveFormat::Docker)?;
+                    self.save(worker, stage, image, path.as_deref(), SaveFormat::Docker)?;
                 }
                 (Output::Oci(_) | Output::Docker(_), None) => {}
             }
@@ -137,6 +163,7 @@ impl Build<'_> {
     fn save(
         &self,
         worker: &Worker,
+        stage: &Stage,
         image: &Image,
         path: Option<&Path>,
         format: SaveFormat,
@@ -149,11 +176,73 @@ impl Build<'_> {
                 true => self.request.tags.iter().map(|tag| tag.familiar()).collect(),
                 false => vec![image.id.to_string()],
             };
-            worker.images().save(&names, format, &mut *file, &silent)?;
+            let statements = self.statements(worker, stage)?;
+            if statements.is_empty() && self.request.annotations.is_empty() {
+                worker.images().save(&names, format, &mut *file, &silent)?;
+            } else {
+                let workspace = worker.images().workspace()?;
+                let plain = workspace.path().join("layout");
+                let fail = || BuildError::io("write", &plain);
+                let mut layout = File::options()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .open(&plain)
+                    .map_err(fail())?;
+                worker.images().save(&names, format, &mut layout, &silent)?;
+                layout.rewind().map_err(fail())?;
+                let additions = Additions {
+                    annotations: &self.request.annotations,
+                    statements: &statements,
+                    name: &self.subject(),
+                    platform: &image.platform,
+                };
+                layout::add(layout, &mut *file, &additions).map_err(fail())?;
+            }
             file.flush()
                 .map_err(BuildError::io("write", "the archive"))?;
             Ok(((), false))
         })
+    }
+
+    /// What attestations call the image.
+    fn subject(&self) -> String {
+        let tag = self.request.tags.first();
+        tag.map_or_else(|| "_".to_owned(), ToString::to_string)
+    }
+
+    /// The attestations that were asked for.
+    fn statements(&self, worker: &Worker, stage: &Stage) -> Result<Vec<Statement>, BuildError> {
+        let mut statements = Vec::new();
+        if let Some(how) = self.request.provenance {
+            let parameters = (how == Provenance::Max).then(|| {
+                json!({
+                    "build-args": self.request.args,
+                    "labels": self.request.labels,
+                    "source": self.text,
+                })
+            });
+            let bases = self
+                .bases
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            statements.push(Statement::provenance(&Story {
+                dockerfile: self.file_name.clone(),
+                parameters,
+                target: self.request.target.clone(),
+                platform: self.plan.stages[stage.index].platform.to_string(),
+                bases,
+                begun: self.epoch.unwrap_or(self.begun),
+                ended: self.now(),
+            }));
+        }
+        if self.request.sbom {
+            let view = self.view(worker, stage)?;
+            let below = below(view.as_ref().map(|(view, _)| view));
+            statements.push(Statement::sbom(&self.subject(), below, self.now()));
+        }
+        Ok(statements)
     }
 
     fn view(

@@ -63,9 +63,18 @@ pub struct BuildRequest {
     /// `--cache-to`: folders.
     pub cache_to: Vec<PathBuf>,
     /// `--provenance`
-    pub provenance: bool,
+    pub provenance: Option<Provenance>,
     /// `--sbom`
     pub sbom: bool,
+}
+
+/// How much is told of how an image was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provenance {
+    /// What it was built upon, and when.
+    Min,
+    /// Also the values of arguments, labels, and the Dockerfile. Not secrets.
+    Max,
 }
 
 /// Files for `COPY` and `ADD`.

@@ -14,10 +14,12 @@ use crate::config::ImageConfig;
 use crate::contexts::Files;
 use crate::error::{BuildError, excerpt};
 use crate::language::{Dockerfile, Item, Place};
+use crate::lint::{Settings, Warning, lint};
 use crate::plan::{Plan, stage_name};
 use crate::progress::{End, Event, Progress};
 use crate::records::{Record, Records};
 use crate::request::{BuildRequest, Cancel, NamedContext};
+use crate::transfer;
 
 /// One build at work; shared by its threads.
 pub(crate) struct Build<'b> {
@@ -39,7 +41,11 @@ pub(crate) struct Build<'b> {
     steps: AtomicUsize,
     has_failed: AtomicBool,
     first_error: Mutex<Option<BuildError>>,
+    /// Keys of the steps that this build consists of.
     pub(crate) used: Mutex<Vec<Digest>>,
+    /// Images that it is built upon, and the digests of their manifests.
+    pub(crate) bases: Mutex<BTreeMap<String, Digest>>,
+    pub(crate) begun: i64,
 }
 
 #[derive(Default)]
@@ -174,7 +180,54 @@ impl<'b> Build<'b> {
             has_failed: AtomicBool::new(false),
             first_error: Mutex::new(None),
             used: Mutex::new(Vec::new()),
+            bases: Mutex::new(BTreeMap::new()),
+            begun: Timestamp::now().as_second(),
         })
+    }
+
+    /// What is odd about the Dockerfile.
+    pub(crate) fn warnings(&self, worker: &Worker) -> Vec<Warning> {
+        let env_of = |name: &str| {
+            let image = worker.images().find(name).ok()?;
+            let env = ImageConfig::of(&image.config_bytes).all_env();
+            let names = env.iter().filter_map(|entry| entry.split_once('='));
+            Some(names.map(|(name, _)| name.to_owned()).collect())
+        };
+        lint(&self.file, &env_of)
+    }
+
+    /// Whether the Dockerfile wants warnings to be errors.
+    pub(crate) fn is_strict(&self) -> bool {
+        Settings::of(&self.file).is_strict
+    }
+
+    /// A warning where warnings are errors.
+    pub(crate) fn strictly(&self, warning: &Warning) -> BuildError {
+        let (place, text) = (warning.place, format!("{}: {}", warning.rule, warning.text));
+        let fix = format!("mend it, or write # check=skip={}", warning.rule);
+        place_error(&self.file_name, &self.text, place, place.line, text, fix)
+    }
+
+    pub(crate) fn import_caches(&self, worker: &Worker) -> Result<(), BuildError> {
+        for folder in &self.request.cache_from {
+            let name = format!("importing the cache from {}", folder.display());
+            self.told(&name, |_| {
+                let count = transfer::import(worker, folder)?;
+                Ok(((), count == 0))
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn export_caches(&self, worker: &Worker, used: &[Digest]) -> Result<(), BuildError> {
+        for folder in &self.request.cache_to {
+            let name = format!("exporting the cache to {}", folder.display());
+            self.told(&name, |_| {
+                transfer::export(worker, used, folder)?;
+                Ok(((), false))
+            })?;
+        }
+        Ok(())
     }
 
     /// Builds what is needed; returns the target.
@@ -354,6 +407,8 @@ impl<'b> Build<'b> {
                 },
             };
             worker.records.insert(&key, &record, &name)?;
+            let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+            used.push(key);
             Ok((Some(record), false))
         })?;
         if let Some(record) = record {

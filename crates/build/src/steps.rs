@@ -1,7 +1,7 @@
 //! What each instruction does to a stage.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use isle_engine::EngineError;
 use isle_engine::config::NetworkMode;
@@ -171,7 +171,7 @@ impl Build<'_> {
         platform: &Platform,
         step: &str,
     ) -> Result<Image, BuildError> {
-        self.told(step, |_| {
+        let image = self.told(step, |_| {
             if !self.request.pull {
                 match worker.images().find(name) {
                     Ok(image) if platform.fit(&image.platform).is_some() => {
@@ -198,7 +198,10 @@ impl Build<'_> {
                     .images()
                     .pull(&Client::new(config), &reference, &options, &silent)?;
             Ok((image, false))
-        })
+        })?;
+        let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+        bases.insert(name.to_owned(), image.manifest.clone());
+        Ok(image)
     }
 
     fn lexer(&self) -> Lexer {
@@ -495,6 +498,7 @@ impl Build<'_> {
         stage.config.set("WorkingDir", json!(path));
         let mut key = KeyMaker::new("workdir");
         key.part(&stage.chain).part(&path);
+        key.part(stage.config.user().unwrap_or_default());
         key.part(
             self.epoch
                 .map(|epoch| epoch.to_string())

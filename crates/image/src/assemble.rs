@@ -121,6 +121,23 @@ impl Store {
             .optional()?)
     }
 
+    /// Makes steps of builds of images that were just loaded; those with a name stay as they are.
+    ///
+    /// # Errors
+    /// When the state file cannot be written.
+    pub fn mark_intermediate(&self, images: &[Digest]) -> Result<(), StoreError> {
+        self.database.write(|transaction| {
+            for image in images {
+                transaction.execute(
+                    "INSERT OR IGNORE INTO intermediate_image (image)
+                     SELECT id FROM image WHERE id = ?1 AND id NOT IN (SELECT image FROM image_name)",
+                    [image.as_str()],
+                )?;
+            }
+            Ok(())
+        })
+    }
+
     /// Points names at an image that is there, durably; those that do so already cost nothing.
     ///
     /// # Errors

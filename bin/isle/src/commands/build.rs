@@ -5,7 +5,8 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use isle_build::{BuildRequest, Cancel, Context as Files, DockerfileSource, NamedContext, Output, Secret};
+use isle_build::{BuildRequest, Cancel, Context as Files, DockerfileSource, NamedContext, Output, Provenance, Secret,
+};
 use isle_engine::config::{HostAddress, Ulimit};
 use isle_image::{Platform, Reference};
 use isle_types::{ByteSize, Isolation};
@@ -102,6 +103,27 @@ pub struct Args {
     /// Further files, or an image, by name: NAME=PATH or NAME=docker-image://IMAGE
     #[arg(long, value_name = "NAME=SOURCE", value_parser = named_context)]
     build_context: Vec<(String, NamedContext)>,
+    /// Cache to use too: type=local,src=FOLDER
+    #[arg(long, value_name = "CACHE", value_parser = cache)]
+    cache_from: Vec<PathBuf>,
+    /// Where to write the cache of this build: type=local,dest=FOLDER
+    #[arg(long, value_name = "CACHE", value_parser = cache)]
+    cache_to: Vec<PathBuf>,
+    /// Tell what is odd about the Dockerfile, and build nothing
+    #[arg(long)]
+    check: bool,
+    /// Annotation of the manifest, in an OCI archive
+    #[arg(long, value_name = "KEY=VALUE", value_parser = annotation)]
+    annotation: Vec<(String, String)>,
+    /// Attest how the image was made: true, mode=min or mode=max
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = provenance)]
+    provenance: Option<Attested>,
+    /// Attest what is in the image
+    #[arg(long)]
+    sbom: bool,
+    /// Attest: type=sbom or type=provenance[,mode=max]
+    #[arg(long, value_name = "ATTESTATION", value_parser = attestation)]
+    attest: Vec<Attested>,
     /// What RUN may ask for: network.host, security.insecure
     #[arg(long, value_name = "ENTITLEMENT")]
     allow: Vec<String>,
@@ -120,6 +142,9 @@ pub fn run(args: &Args, context: &Context) -> Result {
         return Err(Failure::new("an archive is not written to a terminal")
             .hint("name a file with dest=FILE, or send the output somewhere")
             .into());
+    }
+    if args.check {
+        return check(&request, context);
     }
     let cancel = Cancel::default();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -169,6 +194,44 @@ fn write(path: &PathBuf, bytes: &[u8]) -> Result<()> {
             .because(error)
             .into()
     })
+}
+
+/// `--check`: as `docker build --check`.
+fn check(request: &BuildRequest, context: &Context) -> Result {
+    let warnings = isle_build::check(context.engine()?, request)?;
+    if warnings.is_empty() {
+        output::line("Check complete, no warnings found.")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let count = warnings.len();
+    let mut text = format!("Check complete, {count} warning{} found!\n", if count == 1 { " has been" } else { "s have been" });
+    for warning in &warnings {
+        let link = warning_page(warning.rule);
+        text.push_str(&format!(
+            "\nWARNING: {} - {link}\n{}\nline {}\n",
+            warning.rule,
+            isle_format::printable(&warning.text),
+            warning.place.line
+        ));
+    }
+    output::print(&text)?;
+    Ok(ExitCode::FAILURE)
+}
+
+/// `https://docs.docker.com/go/dockerfile/rule/stage-name-casing/`
+fn warning_page(rule: &str) -> String {
+    let mut name = String::new();
+    let letters: Vec<char> = rule.chars().collect();
+    for (index, letter) in letters.iter().enumerate() {
+        let begins = letter.is_ascii_uppercase()
+            && index > 0
+            && (letters[index - 1].is_ascii_lowercase() || letters.get(index + 1).is_some_and(char::is_ascii_lowercase));
+        if begins {
+            name.push('-');
+        }
+        name.push(letter.to_ascii_lowercase());
+    }
+    format!("https://docs.docker.com/go/dockerfile/rule/{name}/")
 }
 
 /// Each line as it can be shown.
@@ -237,10 +300,21 @@ fn request(args: &Args) -> Result<BuildRequest> {
         ulimits: args.ulimit.clone(),
         contexts: args.build_context.iter().cloned().collect(),
         outputs,
+        cache_from: args.cache_from.clone(),
+        cache_to: args.cache_to.clone(),
+        annotations: args.annotation.iter().cloned().collect(),
+        sbom: args.sbom,
+        provenance: args.provenance.and_then(|attested| attested.0),
         ..BuildRequest::default()
     };
     if flags.is_empty() {
         request.network = network::mode(&[network::network("default")?])?;
+    }
+    for attested in &args.attest {
+        match attested.0 {
+            Some(provenance) => request.provenance = Some(provenance),
+            None => request.sbom = true,
+        }
     }
     for entitlement in &args.allow {
         match entitlement.as_str() {
@@ -320,6 +394,69 @@ fn secret(text: &str) -> std::result::Result<(String, Secret), FlagError> {
         (None, None) => Ok((id.clone(), Secret::File(PathBuf::from(id)))),
         (Some(_), Some(_)) => Err(FlagError::new("the secret has a file and a variable", fix)),
     }
+}
+
+/// How much of provenance; `None` with `--attest` is the SBOM, with `--provenance` nothing.
+#[derive(Clone, Copy, Debug)]
+struct Attested(Option<Provenance>);
+
+fn provenance(text: &str) -> std::result::Result<Attested, FlagError> {
+    match text {
+        "true" | "mode=min" => Ok(Attested(Some(Provenance::Min))),
+        "mode=max" => Ok(Attested(Some(Provenance::Max))),
+        "false" => Ok(Attested(None)),
+        _ => Err(FlagError::new(format!("{text:?} is no mode"), "write true, false, mode=min or mode=max")),
+    }
+}
+
+fn attestation(text: &str) -> std::result::Result<Attested, FlagError> {
+    match text {
+        "type=sbom" => Ok(Attested(None)),
+        "type=provenance" => Ok(Attested(Some(Provenance::Min))),
+        _ => match text.strip_prefix("type=provenance,") {
+            Some(mode @ ("mode=min" | "mode=max")) => provenance(mode),
+            _ => Err(FlagError::new(
+                format!("{text:?} is no attestation"),
+                "write type=sbom, or type=provenance,mode=max",
+            )),
+        },
+    }
+}
+
+/// `[manifest:]KEY=VALUE`
+fn annotation(text: &str) -> std::result::Result<(String, String), FlagError> {
+    let text = text.strip_prefix("manifest:").unwrap_or(text);
+    match text.split_once('=') {
+        Some((key, _)) if key.starts_with("index") || key.contains("descriptor:") => Err(FlagError::new(
+            format!("{text:?} is not of the manifest"),
+            "annotations are of the manifest: KEY=VALUE",
+        )),
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(FlagError::new(format!("{text:?} has no ="), "write KEY=VALUE")),
+    }
+}
+
+/// `type=local,src=FOLDER`, or the folder alone.
+fn cache(text: &str) -> std::result::Result<PathBuf, FlagError> {
+    let fix = "write type=local,src=FOLDER (or dest=FOLDER)";
+    if !text.contains('=') {
+        return Ok(PathBuf::from(text));
+    }
+    let mut folder = None;
+    for field in csv::fields(text)? {
+        match field.split_once('=') {
+            Some(("type", "local")) | Some(("mode", "min" | "max")) => {}
+            Some(("type", other)) => {
+                return Err(FlagError::new(
+                    format!("a cache of type {other} is not supported"),
+                    "write it to a folder, type=local, and carry the folder",
+                ));
+            }
+            Some(("src" | "dest", value)) => folder = Some(PathBuf::from(value)),
+            _ => return Err(FlagError::new(format!("a cache has no {field:?}"), fix)),
+        }
+    }
+    folder.ok_or_else(|| FlagError::new("the cache has no folder", fix))
 }
 
 /// A folder, `-`, or `type=…,dest=…`.
