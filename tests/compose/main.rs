@@ -2,10 +2,21 @@
 
 #![forbid(unsafe_code)]
 
+mod foreground;
+mod peer;
 mod project;
+mod shop;
+mod verbs;
 
+use foreground::the_foreground_ends_with_a_service_or_an_interrupt;
 use isle_tests::{Level, Need, World, wait_for};
+use peer::docker_compose_reads_the_same;
 use project::Project;
+use shop::a_shop_takes_orders;
+use verbs::{
+    files_that_change_go_into_services, images_are_built_and_rebuilt,
+    one_command_runs_in_an_instance_of_its_own, verbs_act_on_the_services_that_are_named,
+};
 
 isle_tests::stories! {
     a_project_comes_up_in_the_order_of_its_dependencies_and_goes [Need::Isle],
@@ -16,6 +27,13 @@ isle_tests::stories! {
     what_is_half_up_is_completed [Need::Isle, Need::Only(Level::Container)],
     a_dependency_that_fails_is_told [Need::Isle, Need::Only(Level::Container)],
     mistakes_are_told_with_their_place [Need::Isle, Need::Only(Level::Container)],
+    one_command_runs_in_an_instance_of_its_own [Need::Isle],
+    verbs_act_on_the_services_that_are_named [Need::Isle],
+    files_that_change_go_into_services [Need::Isle, Need::Only(Level::Container)],
+    images_are_built_and_rebuilt [Need::Isle, Need::Only(Level::Container)],
+    the_foreground_ends_with_a_service_or_an_interrupt [Need::Isle, Need::Only(Level::Container)],
+    docker_compose_reads_the_same [Need::Isle, Need::Only(Level::Container), Need::DockerCompose],
+    a_shop_takes_orders [Need::Isle, Need::Only(Level::Container)],
 }
 
 fn a_project_comes_up_in_the_order_of_its_dependencies_and_goes(world: &World) {

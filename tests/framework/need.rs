@@ -38,6 +38,8 @@ pub enum Need {
     LateInterface,
     /// Several containers of a pod at the level.
     Pods,
+    /// `docker-compose` on the path: it reads the same files.
+    DockerCompose,
     /// `docker-registry` on the path.
     Registry,
     /// A C compiler, and the C library to link statically with.
@@ -108,6 +110,7 @@ impl Need {
                     true => None,
                     false => Some("containernetworking-plugins is not installed".into()),
                 }),
+            Need::DockerCompose => missing_program("docker-compose"),
             Need::Registry => missing_program("docker-registry"),
             Need::Compiler => missing_program("cc"),
             Need::Runc => missing_program("runc"),

@@ -156,8 +156,6 @@ pub struct Build {
     pub target: Option<String>,
     pub ssh: BTreeMap<String, String>,
     pub secrets: Vec<Grant>,
-    pub cache_from: Vec<String>,
-    pub cache_to: Vec<String>,
     pub additional_contexts: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
     pub network: Option<String>,
@@ -171,8 +169,6 @@ pub struct Build {
     pub shm_size: Option<i64>,
     pub ulimits: BTreeMap<String, Ulimit>,
     pub entitlements: Vec<String>,
-    pub provenance: Option<String>,
-    pub sbom: Option<String>,
     pub isolation: Option<String>,
 }
 

@@ -201,6 +201,14 @@ fn complete_services(tree: &mut Node, loaded: &Loaded) -> Result<BTreeSet<String
                     Node::text(loaded.folder.display().to_string(), &at),
                 );
             }
+            if let Some(platforms) = build.get("platforms").filter(|node| node.items().len() > 1) {
+                return Err(LoadError::Value {
+                    at: platforms.at.clone(),
+                    path: format!("services.{}.build.platforms", entry.key),
+                    reason: "an image is built for one platform".into(),
+                    hint: "name one of them".into(),
+                });
+            }
             if build.get("dockerfile").is_none() && build.get("dockerfile_inline").is_none() {
                 build.set("dockerfile", Node::text("Dockerfile", &at));
             }

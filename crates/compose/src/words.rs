@@ -701,3 +701,86 @@ pub fn new_volume(project: &Project, key: &str, volume: &Volume) -> Vec<String> 
     flags.0.push(volume.name.clone());
     flags.0
 }
+
+/// The words of `isle build` that build the image of a service, its context last.
+#[must_use]
+pub fn build(project: &Project, service: &Service, build: &crate::Build) -> Vec<String> {
+    let mut flags = Flags(Vec::new());
+    flags.set("tag", service.image_name(&project.name));
+    flags.all("tag", &build.tags);
+    if build.dockerfile_inline.is_none() {
+        flags.maybe("file", build.dockerfile.as_ref());
+    }
+    flags.maybe("target", build.target.as_ref());
+    let arguments = build.args.iter().filter_map(|(key, value)| match value {
+        Some(value) => Some(format!("{key}={value}")),
+        None => Some(format!("{key}={}", project.environment.get(key)?)),
+    });
+    flags.all("build-arg", arguments);
+    for grant in &build.secrets {
+        let id = grant.target.as_deref().unwrap_or(&grant.source);
+        let content = project.secrets.get(&grant.source);
+        let from = content.and_then(|content| match (&content.file, &content.environment) {
+            (Some(path), _) => Some(field("src", path)),
+            (None, Some(name)) => Some(field("env", name)),
+            (None, None) => None,
+        });
+        if let Some(from) = from {
+            flags.set("secret", format!("{},{from}", field("id", id)));
+        }
+    }
+    flags.all(
+        "ssh",
+        build.ssh.iter().map(|(id, path)| match path.is_empty() {
+            true => id.clone(),
+            false => format!("{id}={path}"),
+        }),
+    );
+    flags.switch("no-cache", build.no_cache);
+    flags.switch("pull", build.pull);
+    flags.maybe(
+        "platform",
+        build.platforms.first().or(service.platform.as_ref()),
+    );
+    flags.all(
+        "label",
+        build
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}")),
+    );
+    flags.maybe("network", build.network.as_ref());
+    flags.all("add-host", &build.extra_hosts);
+    flags.maybe("shm-size", build.shm_size);
+    for (name, limit) in &build.ulimits {
+        flags.set("ulimit", format!("{name}={}:{}", limit.soft, limit.hard));
+    }
+    flags.all(
+        "build-context",
+        build.additional_contexts.iter().map(|(name, source)| {
+            match source.strip_prefix("service:") {
+                Some(other) => {
+                    let image = project
+                        .services
+                        .get(other)
+                        .map_or_else(|| other.to_owned(), |other| other.image_name(&project.name));
+                    format!("{name}=docker-image://{image}")
+                }
+                None => format!("{name}={source}"),
+            }
+        }),
+    );
+    flags.all("allow", &build.entitlements);
+    flags.switch("allow=security.insecure", build.privileged);
+    flags.maybe(
+        "isolation",
+        build.isolation.as_ref().filter(|level| *level != "default"),
+    );
+    flags.0.push(
+        build
+            .context
+            .clone()
+            .unwrap_or_else(|| project.folder.display().to_string()),
+    );
+    flags.0
+}

@@ -133,7 +133,11 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, context: &Context) -> Result {
-    let request = request(args)?;
+    build(args, request(args)?, context)
+}
+
+/// Builds what a request describes; of the flags counts how it is told.
+pub fn build(args: &Args, request: BuildRequest, context: &Context) -> Result {
     let writes_stdout = request
         .outputs
         .iter()
@@ -240,7 +244,8 @@ fn printable_lines(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn request(args: &Args) -> Result<BuildRequest> {
+/// What the flags ask for.
+pub fn request(args: &Args) -> Result<BuildRequest> {
     let (context, dockerfile) = sources(args)?;
     let mut values = BTreeMap::new();
     // As buildx: it is meant for every build.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
-use isle_types::{ByteSize, nearest, parse_duration};
+use isle_types::{ByteSize, format_duration, nearest, parse_duration};
 
 use super::{Field, Shape, Support};
 use crate::error::{At, LoadError};
@@ -182,8 +182,9 @@ fn value(node: Node, shape: &Shape, reader: &Reader<'_>) -> Result<Node, LoadErr
             Some(Some(bytes)) => made(Value::Text(bytes.to_string())),
             _ => Err(expected(&node, reader, "a size like 512m")),
         },
-        Shape::Duration => match node.scalar() {
-            Some(text) if parse_duration(&text).is_ok() => made(Value::Text(text)),
+        Shape::Duration => match node.scalar().map(|text| parse_duration(&text)) {
+            // However it was spelled: 90s is 1m30s.
+            Some(Ok(duration)) => made(Value::Text(format_duration(duration))),
             _ => Err(expected(&node, reader, "a time like 1m30s")),
         },
         Shape::OneOf(words) => match node.as_text() {

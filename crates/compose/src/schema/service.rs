@@ -161,8 +161,8 @@ static BUILD: Shape = Fields(&[
     key("target", Text),
     key("ssh", Labels),
     key("secrets", GRANTS),
-    key("cache_from", List(&Text)),
-    key("cache_to", List(&Text)),
+    ignored("cache_from", List(&Text), "the cache is the store's own"),
+    ignored("cache_to", List(&Text), "the cache is the store's own"),
     key("additional_contexts", Labels),
     key("labels", Labels),
     key("network", Text),
@@ -175,8 +175,16 @@ static BUILD: Shape = Fields(&[
     key("shm_size", Bytes),
     key("ulimits", Named(&ULIMIT)),
     key("entitlements", List(&Text)),
-    key("provenance", Word),
-    key("sbom", Word),
+    ignored(
+        "provenance",
+        Word,
+        "images of projects are built without attestations",
+    ),
+    ignored(
+        "sbom",
+        Word,
+        "images of projects are built without attestations",
+    ),
     key("isolation", Text),
 ]);
 

@@ -8,7 +8,7 @@ use isle_compose::{Options, Project, Step, Target, orphans, plan, selected};
 use isle_image::Image;
 
 use super::execute::Executor;
-use super::make::{self, Pull};
+use super::make::{self, Pull, Supply};
 use super::observe;
 use super::report::Report;
 use super::session::ProjectFlags;
@@ -137,6 +137,14 @@ impl Convergence<'_> {
 
     /// The images of the services that are meant. With `--dry-run` those that are here.
     fn images(&self) -> Result<BTreeMap<String, Image>> {
+        let supply = Supply {
+            project: self.project,
+            pull: self.converge.pull,
+            builds: self.converge.build,
+            builds_none: self.converge.no_build,
+            quiet: self.converge.quiet_pull,
+            form: self.flags.progress,
+        };
         let mut found = BTreeMap::new();
         for service in selected(self.project, self.options) {
             if self.options.only_dependencies && self.options.services.contains(&service.name) {
@@ -155,19 +163,7 @@ impl Convergence<'_> {
             if self.interrupts.count() > 0 {
                 return Err(super::execute::interrupted());
             }
-            if self.converge.build && service.build.is_some() {
-                return Err(make::unbuilt(
-                    &service.name,
-                    &service.image_name(&self.project.name),
-                ));
-            }
-            let image = make::image(
-                self.context,
-                &self.project.name,
-                service,
-                self.converge.pull,
-                self.converge.quiet_pull,
-            )?;
+            let image = make::image(self.context, service, &supply)?;
             found.insert(service.name.clone(), image);
         }
         Ok(found)

@@ -5,14 +5,15 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use isle_compose::Service;
 use isle_compose::words::{File, Source, Wanted};
+use isle_compose::{Project, Service};
 use isle_engine::CreateRequest;
 use isle_engine::config::{HealthTest, InstanceConfig, Mount, MountSource};
 use isle_engine::state::Instance;
 use isle_image::{FindError, Image, PullOptions, PullPolicy};
 use sha2::{Digest, Sha256};
 
+use super::session::Form;
 use super::words::parse;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
@@ -36,15 +37,25 @@ pub enum Pull {
     Build,
 }
 
-/// Finds the image of a service; pulls it when that is to be.
-pub fn image(
-    context: &Context,
-    project: &str,
-    service: &Service,
-    pull: Pull,
-    quiet: bool,
-) -> Result<Image> {
-    let name = service.image_name(project);
+/// How images come to be here.
+pub struct Supply<'a> {
+    /// The project.
+    pub project: &'a Project,
+    /// `--pull`
+    pub pull: Pull,
+    /// `--build`
+    pub builds: bool,
+    /// `--no-build`
+    pub builds_none: bool,
+    /// `--quiet-pull`
+    pub quiet: bool,
+    /// How a build is shown.
+    pub form: Form,
+}
+
+/// Finds the image of a service; builds or pulls it when that is to be.
+pub fn image(context: &Context, service: &Service, supply: &Supply<'_>) -> Result<Image> {
+    let name = service.image_name(&supply.project.name);
     let of_service = match service.pull_policy.as_deref() {
         None | Some("" | "missing" | "if_not_present") => Pull::Missing,
         Some("always") => Pull::Always,
@@ -59,10 +70,14 @@ pub fn image(
             .into());
         }
     };
-    let pull = match pull {
+    let pull = match supply.pull {
         Pull::Policy => of_service,
         pull => pull,
     };
+    let builds = supply.builds || pull == Pull::Build;
+    if builds && service.build.is_some() && !supply.builds_none {
+        super::build::image(context, supply.project, service, supply.form, &[])?;
+    }
     let platform = service.platform.as_deref().map(str::parse).transpose()?;
     if pull != Pull::Always || service.build.is_some() {
         match context.engine()?.images().find(&name) {
@@ -74,8 +89,17 @@ pub fn image(
             Err(error) => return Err(error.into()),
         }
     }
-    if service.build.is_some() {
-        return Err(unbuilt(&service.name, &name));
+    if service.build.is_some() && (pull != Pull::Always || service.image.is_none()) {
+        if supply.builds_none {
+            return Err(Failure::new(format!(
+                "service {}: the image {name} is not here, and is not to be built",
+                service.name
+            ))
+            .hint("leave out --no-build")
+            .into());
+        }
+        super::build::image(context, supply.project, service, supply.form, &[])?;
+        return Ok(context.engine()?.images().find(&name)?);
     }
     if pull == Pull::Never {
         return Err(Failure::new(format!(
@@ -89,19 +113,10 @@ pub fn image(
         platform,
         policy: PullPolicy::Always,
     };
-    let progress = ProgressFlags::only_quiet(quiet).open();
+    let progress = ProgressFlags::only_quiet(supply.quiet).open();
     images::pull(context, &name.parse()?, &options, &progress).map_err(|error| {
         error.context(format!("cannot pull the image of service {}", service.name))
     })
-}
-
-/// An image that would have to be built.
-pub fn unbuilt(service: &str, image: &str) -> anyhow::Error {
-    Failure::new(format!(
-        "service {service}: the image {image} is not here, and this version cannot build it"
-    ))
-    .hint(format!("build it elsewhere and `isle load` it as {image}"))
-    .into()
 }
 
 /// Everything that can be found wrong before anything is made.

@@ -4,6 +4,7 @@
 //! Docker Compose: one file a verb.
 
 mod attach;
+mod build;
 mod config;
 mod converge;
 mod cp;
@@ -42,6 +43,7 @@ mod version;
 mod viz;
 mod volumes;
 mod wait;
+mod watch;
 mod words;
 
 use clap::Subcommand;
@@ -123,6 +125,10 @@ verbs! {
     Wait => wait,
     /// Have so many instances of services
     Scale => scale,
+    /// Build the images of services
+    Build => build,
+    /// Bring changes of files into services, as they happen
+    Watch => watch,
     /// Get the images of services from their registries
     Pull => pull,
     /// Bring images that were built to their registries

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use isle_compose::{Options, selected};
 
-use super::make::{self, Pull};
+use super::make::{self, Pull, Supply};
 use super::report::Report;
 use super::session::ProjectFlags;
 use crate::context::Context;
@@ -79,7 +79,15 @@ pub fn run(args: &Args, flags: &ProjectFlags, context: &Context) -> Result {
             Policy::Always => Pull::Always,
             Policy::Missing => Pull::Missing,
         };
-        match make::image(context, &project.name, &service, policy, true) {
+        let supply = Supply {
+            project: &project,
+            pull: policy,
+            builds: false,
+            builds_none: true,
+            quiet: true,
+            form: flags.progress,
+        };
+        match make::image(context, &service, &supply) {
             Ok(_) => report.done(&what, "Pulled"),
             Err(error) if args.ignore_pull_failures => {
                 report.failed(&what, &error.root_cause().to_string());

@@ -6,7 +6,7 @@ use isle_compose::words::{self, label};
 use isle_engine::AttachRequest;
 
 use super::converge::{ConvergeFlags, Convergence};
-use super::make::{self, Pull};
+use super::make::{self, Pull, Supply};
 use super::session::ProjectFlags;
 use super::signals::Interrupts;
 use crate::commands::create::follow;
@@ -132,7 +132,15 @@ pub fn run(args: &Args, flags: &ProjectFlags, context: &Context) -> Result {
     if !args.no_deps {
         super::execute::wait_for_dependencies(context, &project, &service, &interrupts)?;
     }
-    let image = make::image(context, &project.name, &service, args.pull, args.quiet_pull)?;
+    let supply = Supply {
+        project: &project,
+        pull: args.pull,
+        builds: args.build,
+        builds_none: false,
+        quiet: args.quiet_pull,
+        form: flags.progress,
+    };
+    let image = make::image(context, &service, &supply)?;
     let is_terminal = !args.no_tty && !args.detach && stdin_is_terminal();
     service.container_name = None;
     service.restart = None;
