@@ -133,11 +133,11 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, context: &Context) -> Result {
-    build(args, request(args)?, context)
+    build(args, &request(args)?, context)
 }
 
 /// Builds what a request describes; of the flags counts how it is told.
-pub fn build(args: &Args, request: BuildRequest, context: &Context) -> Result {
+pub fn build(args: &Args, request: &BuildRequest, context: &Context) -> Result {
     let writes_stdout = request
         .outputs
         .iter()
@@ -148,7 +148,7 @@ pub fn build(args: &Args, request: BuildRequest, context: &Context) -> Result {
             .into());
     }
     if args.check {
-        return check(&request, context);
+        return check(request, context);
     }
     let cancel = Cancel::default();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -162,7 +162,7 @@ pub fn build(args: &Args, request: BuildRequest, context: &Context) -> Result {
     };
     let progress = form.open();
     let engine = context.engine()?;
-    let built = match isle_build::build(engine, &request, &cancel, &*progress) {
+    let built = match isle_build::build(engine, request, &cancel, &*progress) {
         Ok(built) => built,
         Err(isle_build::BuildError::Cancelled) => {
             return Err(Failure::new("the build was stopped").code(130).into());

@@ -112,7 +112,7 @@ pub fn image(
     if let Some(text) = &wanted.dockerfile_inline {
         request.dockerfile = DockerfileSource::Text(text.clone());
     }
-    let code = build::build(&args, request, context).map_err(failed)?;
+    let code = build::build(&args, &request, context).map_err(failed)?;
     match code == ExitCode::SUCCESS {
         true => Ok(()),
         false => Err(Failure::new(format!(
