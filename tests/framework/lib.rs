@@ -33,6 +33,7 @@ mod network;
 pub mod peers;
 mod story;
 mod terminal;
+mod user;
 mod wait;
 mod world;
 

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::Level;
 use crate::world::{Program, program};
+use crate::{Level, user};
 
 /// Something that not every host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,10 @@ pub enum Need {
     Dpkg,
     /// A kernel that virtual machines boot from.
     GuestKernel,
+    /// It is told as an ordinary user: newuidmap(1), setpriv(1), pasta(1), and a checkout that everybody may read.
+    OrdinaryUser,
+    /// It is about what root alone can do.
+    Root,
     /// It is about one level, or about none: it is told once, at this one.
     Only(Level),
 }
@@ -87,6 +91,19 @@ impl Need {
                 Program::Isle(_) => None,
                 Program::Podman => Some("the reference does this otherwise".into()),
             },
+            Need::CgroupMemory | Need::CgroupPids | Need::CgroupCpu | Need::CgroupBlockIo
+                if user::is_wanted() =>
+            {
+                Some("no control groups are delegated to the ordinary user of the tests".into())
+            }
+            Need::Root | Need::ProjectQuotas if user::is_wanted() => {
+                Some("an ordinary user cannot do this".into())
+            }
+            Need::Root => None,
+            Need::OrdinaryUser => ["newuidmap", "setpriv", "unshare", "pasta"]
+                .into_iter()
+                .find_map(missing_program)
+                .or_else(missing_right_to_read),
             Need::CgroupMemory => missing_controller("memory"),
             Need::CgroupPids => missing_controller("pids"),
             Need::CgroupCpu => missing_controller("cpu"),
@@ -137,6 +154,20 @@ fn missing_program(name: &str) -> Option<String> {
         Some(_) => None,
         None => Some(format!("{name} is not installed")),
     }
+}
+
+/// Whether everybody may execute the program under test.
+fn missing_right_to_read() -> Option<String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let program = program("isle", "ISLE_BIN");
+    let closed = program.ancestors().find(|path| {
+        path.metadata()
+            .is_ok_and(|found| found.permissions().mode() & 0o005 != 0o005)
+    })?;
+    Some(format!(
+        "an ordinary user may not enter {}",
+        closed.display()
+    ))
 }
 
 /// Tries it, in a mount namespace that ends with the try.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::{Level, Need, World, leaks};
+use crate::{Level, Need, World, leaks, user};
 
 /// One test.
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +112,8 @@ fn report_skipped(skipped: &[String]) {
 }
 
 fn tell(story: Story, level: Level) -> Result<(), Failed> {
-    let world = World::new(level);
+    let is_rootless = user::is_wanted() || story.needs.contains(&Need::OrdinaryUser);
+    let world = World::new(level, is_rootless);
     let told = catch_unwind(AssertUnwindSafe(|| (story.tell)(&world)));
     let left = world.end();
     match told {

@@ -1,6 +1,6 @@
 //! A state root of its own for one test.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::network::OwnHost;
+use crate::user::OrdinaryUser;
 use crate::{Invocation, Level, leaks};
 
 /// The program under test.
@@ -63,10 +64,14 @@ pub struct World {
     images: RefCell<BTreeSet<String>>,
     /// Where its networks are, if they are not the real host's.
     pub(crate) host: RefCell<Option<OwnHost>>,
+    /// Instances are on the default network although the host is the real one.
+    has_networks: Cell<bool>,
+    /// Who calls the program, if not root.
+    user: Option<OrdinaryUser>,
 }
 
 impl World {
-    pub(crate) fn new(level: Level) -> World {
+    pub(crate) fn new(level: Level, is_rootless: bool) -> World {
         let folder = tempfile::Builder::new()
             .prefix("isle-test-")
             .tempdir_in("/var/tmp")
@@ -81,12 +86,15 @@ impl World {
                 "[containers]\ndefault_ulimits = [\"nofile=1024:4096\", \"nproc=1024:4096\"]\n";
             std::fs::write(folder.path().join("containers.conf"), limits).expect("writable");
         }
+        let is_rootless = is_rootless && matches!(program, Program::Isle(_));
         let world = World {
+            user: is_rootless.then(|| OrdinaryUser::new(folder.path())),
             level,
             program,
             folder,
             images: RefCell::default(),
             host: RefCell::default(),
+            has_networks: Cell::new(false),
         };
         if level == Level::Vm {
             world.use_guest_kernel();
@@ -103,8 +111,14 @@ impl World {
             ("templates", self.root().join("templates")),
             ("checked", self.run().join("templates")),
         ] {
-            let shared = kernels.with_file_name(name);
+            let shared = match &self.user {
+                None => kernels.with_file_name(name),
+                Some(_) => kernels.with_file_name(format!("{name}-of-a-user")),
+            };
             std::fs::create_dir_all(&shared).expect("the folder beside the kernels can be written");
+            if let Some(user) = &self.user {
+                user.give(&shared);
+            }
             std::os::unix::fs::symlink(shared, place).expect("a new root");
         }
         let frequency = kernels.with_file_name("tsc-khz");
@@ -115,6 +129,22 @@ impl World {
     #[must_use]
     pub fn level(&self) -> Level {
         self.level
+    }
+
+    /// Whether an ordinary user calls the program.
+    #[must_use]
+    pub fn is_rootless(&self) -> bool {
+        self.user.is_some()
+    }
+
+    /// `$XDG_RUNTIME_DIR/isle/house` of the ordinary user: where the user namespace is kept.
+    ///
+    /// # Panics
+    /// When root calls the program.
+    #[must_use]
+    pub fn house(&self) -> PathBuf {
+        let user = self.user.as_ref().expect("an ordinary user");
+        user.runtime().join("isle/house")
     }
 
     /// `ISLE_ROOT`.
@@ -154,6 +184,10 @@ impl World {
             std::fs::create_dir_all(folder).expect("the test's own folder can be written");
         }
         std::fs::write(&path, content).expect("the test's own folder can be written");
+        if let Some(user) = &self.user {
+            let above = path.ancestors().take_while(|path| **path != self.files());
+            above.for_each(|path| user.give(path));
+        }
         path.to_string_lossy().into_owned()
     }
 
@@ -172,6 +206,33 @@ impl World {
             command.arg(argument.as_ref());
         }
         Invocation::new(command)
+    }
+
+    /// The same, called by root in a world of an ordinary user.
+    ///
+    /// # Panics
+    /// With the reference.
+    pub fn isle_as_root<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Invocation {
+        let Program::Isle(path) = &self.program else {
+            panic!("only Isle has ordinary users here")
+        };
+        let mut command = Command::new(path);
+        command
+            .env("ISLE_ROOT", self.root())
+            .env("ISLE_RUN", self.run());
+        Invocation::new(command).arguments(arguments)
+    }
+
+    /// Instances of an ordinary user have networks of the user's own, which disturb nobody: this world has them.
+    ///
+    /// # Panics
+    /// When root calls the program: its networks would be the host's.
+    pub fn use_host_network(&self) {
+        assert!(self.is_rootless(), "root needs a host of its own");
+        self.has_networks.set(true);
     }
 
     /// Starts an instance of busybox in the background.
@@ -198,15 +259,20 @@ impl World {
     fn command(&self) -> Command {
         let mut command = match &self.program {
             Program::Isle(path) => {
-                let mut command = match &*self.host.borrow() {
-                    Some(host) => host.command(path),
-                    None => Command::new(path),
+                let host = self.host.borrow();
+                let on_host = |program: &OsStr| match &*host {
+                    Some(host) => host.command(program),
+                    None => Command::new(program),
+                };
+                let mut command = match &self.user {
+                    Some(user) => user.command(on_host, path),
+                    None => on_host(path.as_os_str()),
                 };
                 command
                     .env("ISLE_ROOT", self.root())
                     .env("ISLE_RUN", self.run());
                 // Who tells of networks has a host of its own for them, see `network`.
-                if self.host.borrow().is_none() {
+                if self.host.borrow().is_none() && !self.has_networks.get() {
                     command.env("ISLE_NETWORK", "none");
                 }
                 command

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::{command, place};
 
 /// The programs of `bin/`.
-pub const NAMES: [&str; 7] = [
+pub const NAMES: [&str; 8] = [
     "isle",
     "isle-shim",
     "isle-init",
@@ -17,6 +17,7 @@ pub const NAMES: [&str; 7] = [
     "isle-guest",
     "isle-share",
     "isle-netd",
+    "isle-house",
 ];
 
 /// How they are compiled.

@@ -77,7 +77,7 @@ fn candidates(arg: Arg, list: fn() -> Vec<CompletionCandidate>) -> Arg {
 
 /// The engine on the root that the environment names: flags before the verb are not known here.
 fn context() -> Context {
-    Context::new(std::env::var_os("ISLE_ROOT").map(Into::into))
+    Context::new(None)
 }
 
 fn instances() -> Vec<CompletionCandidate> {

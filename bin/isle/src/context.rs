@@ -1,34 +1,50 @@
 //! What every verb is given: where Isle keeps its things, and the engine on them.
 
 use std::cell::OnceCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use isle_engine::{Engine, Paths};
 use isle_kernel::Kernels;
+use isle_rootless::Visit;
 use serde_json::Value;
 
 use crate::failure::Result;
 use crate::flags::detach_keys::{DetachKeys, detach_keys};
 
 /// Opens things on first use, so that a verb pays only for what it needs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Context {
-    root: Option<PathBuf>,
+    paths: Paths,
     engine: OnceCell<Engine>,
 }
 
 impl Context {
-    /// On the given root (`--root`), or the default one.
-    pub fn new(root: Option<PathBuf>) -> Context {
+    /// On the given root (`--root`), or the default one of the calling user.
+    pub fn new(root: Option<&Path>) -> Context {
         Context {
-            root,
+            paths: Paths::from_environment(root),
             engine: OnceCell::new(),
         }
     }
 
     /// Where Isle keeps its things.
     pub fn paths(&self) -> Paths {
-        Paths::from_environment(self.root.as_deref())
+        self.paths.clone()
+    }
+
+    /// An ordinary user works as root of a user namespace: enters it. Root has no need to. To be called before anything else,
+    /// while there is one thread.
+    pub fn enter_house(&self) -> Result<Option<Visit>> {
+        if rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
+        let visit = isle_rootless::enter(&Paths::house(), || {
+            isle_machine::programs::find(isle_rootless::PROGRAM)
+        })?;
+        if let Some(note) = visit.note {
+            eprintln!("isle: note: {note}");
+        }
+        Ok(Some(visit))
     }
 
     /// The engine.

@@ -139,6 +139,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         isle_image::BuildError,
         isle_build::BuildError,
         isle_image::RemoveError,
+        isle_rootless::HouseError,
         isle_registry::RegistryError,
         isle_registry::CredentialsError,
         isle_setup::SetupError,

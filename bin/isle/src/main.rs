@@ -41,16 +41,24 @@ fn main() -> ExitCode {
         Err(error) if error.kind() == ErrorKind::DisplayHelp => return help(&words, &error),
         Err(error) => return ExitCode::from(failure::report_usage(&error)),
     };
-    let context = Context::new(matches.get_one::<PathBuf>("root").cloned());
+    let context = Context::new(matches.get_one::<PathBuf>("root").map(PathBuf::as_path));
     let (verb, matches) = match chosen(&matches) {
         Some(chosen) => chosen,
         None => return ExitCode::from(failure::ENGINE),
     };
-    match (verb.run)(matches, &context) {
+    let visit = match OUTSIDE.contains(&verb.name) {
+        true => Ok(None),
+        false => context.enter_house(),
+    };
+    // It is held until the verb is done.
+    match visit.and_then(|_visit| (verb.run)(matches, &context)) {
         Ok(code) => code,
         Err(error) => ExitCode::from(failure::report(&error, verb.failure_code)),
     }
 }
+
+/// Verbs that have nothing to do with what Isle keeps: an ordinary user's user namespace is none of theirs.
+const OUTSIDE: [&str; 5] = ["completion", "doctor", "login", "logout", "version"];
 
 /// Shows help from a definition that is made for it.
 fn help(words: &[OsString], error: &clap::Error) -> ExitCode {

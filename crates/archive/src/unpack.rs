@@ -70,6 +70,8 @@ pub struct Unpacked {
     pub is_opaque: bool,
     /// Names of extended attributes that an image must not set and that were left out.
     pub skipped_xattrs: BTreeSet<String>,
+    /// Device nodes that were left out, because nobody makes them in a user namespace. Instances have theirs from the host.
+    pub skipped_devices: u64,
 }
 
 /// Why an archive could not be unpacked. What was unpacked before is left to the caller.
@@ -140,7 +142,17 @@ impl UnpackError {
     }
 }
 
-const OPAQUE: &str = "trusted.overlay.opaque";
+/// The attribute by which overlayfs knows a directory that hides those below it: of root alone, or, in a user namespace
+/// (where no one is that), of whoever writes the file (`userxattr`).
+/// <https://docs.kernel.org/filesystems/overlayfs.html#user-xattr>
+#[must_use]
+pub fn opaque_attribute() -> &'static str {
+    match isle_sys::features::is_in_user_namespace() {
+        false => "trusted.overlay.opaque",
+        true => "user.overlay.opaque",
+    }
+}
+
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
@@ -151,6 +163,14 @@ const OPEN_DIRECTORIES: usize = 16;
 
 /// Bytes of names that may be kept for the end of the archive.
 const KEPT_NAMES: usize = 256 << 20;
+
+/// Whether an attribute is refused because the file system has none, or because only root of the host may set it.
+fn is_for_others(errno: Errno, name: &[u8]) -> bool {
+    errno == Errno::OPNOTSUPP
+        || (errno == Errno::PERM
+            && name.starts_with(b"trusted.")
+            && isle_sys::features::is_in_user_namespace())
+}
 
 /// Attributes of an image that reach the file system. `trusted.overlay.` would let an image point
 /// overlayfs at other directories, `security.selinux` and `security.ima` are the host's policy.
@@ -349,6 +369,10 @@ impl Unpacker<'_> {
                         path: shown(&entry.path),
                         problem: "is a character device 0:0, which overlayfs takes for a deleted file",
                     });
+                }
+                if kind != EntryKind::Fifo && isle_sys::features::is_in_user_namespace() {
+                    self.report.skipped_devices += 1;
+                    return Ok(());
                 }
                 let device = rustix::fs::makedev(entry.device.0, entry.device.1);
                 let mode = Mode::from_bits_truncate(entry.mode & 0o777);
@@ -754,7 +778,7 @@ impl Unpacker<'_> {
             match rustix::fs::fsetxattr(fd, &**name, value, XattrFlags::empty()) {
                 Ok(()) => {}
                 // The file system has none; overlayfs could not show them either.
-                Err(Errno::OPNOTSUPP) => {
+                Err(errno) if is_for_others(errno, name) => {
                     let name = String::from_utf8_lossy(name).into_owned();
                     self.report.skipped_xattrs.insert(name);
                 }
@@ -875,7 +899,7 @@ fn directory_of(fd: OwnedFd, path: &[u8]) -> Result<Directory, UnpackError> {
 }
 
 fn set_opaque(fd: &OwnedFd, path: &SafePath) -> Result<(), UnpackError> {
-    rustix::fs::fsetxattr(fd, OPAQUE, b"y", XattrFlags::empty())
+    rustix::fs::fsetxattr(fd, opaque_attribute(), b"y", XattrFlags::empty())
         .map_err(io_error("hide what is below", &path.bytes))
 }
 

@@ -379,7 +379,7 @@ fn as_folder(path: &Path) -> PathBuf {
 /// Whether a folder of a writable layer hides those of the layers below.
 pub(crate) fn is_opaque(folder: BorrowedFd<'_>) -> io::Result<bool> {
     let mut value = [0; 1];
-    match fgetxattr(folder, "trusted.overlay.opaque", &mut value) {
+    match fgetxattr(folder, crate::unpack::opaque_attribute(), &mut value) {
         Ok(1) => Ok(value == *b"y"),
         Ok(_) | Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(false),
         Err(errno) => Err(errno.into()),

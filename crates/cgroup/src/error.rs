@@ -73,6 +73,15 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A user namespace without any group, see [`crate::Layout::detect`].
+    #[error(
+        "{limit} needs a control group, and none is delegated to you: that takes control groups of version 2 and a \
+         session of systemd (`isle doctor` tells)"
+    )]
+    NotDelegated {
+        /// The field of `linux.resources` that asks for it.
+        limit: &'static str,
+    },
     /// The host has no such controller.
     #[error("this host has no control group controller {controller:?}, which {limit} needs")]
     NoController {
@@ -199,6 +208,7 @@ impl Error {
             Error::Path { .. } | Error::Invalid { .. } => io::ErrorKind::InvalidInput,
             Error::NoHierarchy
             | Error::NoController { .. }
+            | Error::NotDelegated { .. }
             | Error::NoFile { .. }
             | Error::NotInVersion { .. } => io::ErrorKind::Unsupported,
             Error::FreezeTimeout { .. } | Error::KillTimeout { .. } => io::ErrorKind::TimedOut,

@@ -12,6 +12,7 @@ use rustix::fs::{OFlags, SeekFrom, seek};
 use rustix::io::Errno;
 
 use crate::directory::{Directory, read_all};
+use crate::group::told_for;
 use crate::{Cgroup, Error};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,6 +35,7 @@ fn freezer(group: &Cgroup) -> Result<Freezer<'_>, Error> {
             controller: "freezer",
             limit: "pause",
         })
+        .map_err(|error| told_for(&group.layout, error))
 }
 
 pub(crate) fn freeze(group: &Cgroup) -> Result<(), Error> {

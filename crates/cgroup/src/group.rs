@@ -51,7 +51,8 @@ impl Cgroup {
     ) -> Result<Cgroup, Error> {
         let below = below_root(path)?;
         // What cannot be planned leaves no trace.
-        let plan = Plan::new(layout, limits, &Current::default())?;
+        let plan = Plan::new(layout, limits, &Current::default())
+            .map_err(|error| told_for(layout, error))?;
         let mut group = Cgroup {
             path: path.to_owned(),
             layout: layout.clone(),
@@ -191,7 +192,8 @@ impl Cgroup {
     /// # Errors
     /// When the host cannot enforce one or the kernel refuses it; those set before it are set back.
     pub fn update(&self, limits: &LinuxResources) -> Result<(), Error> {
-        let plan = Plan::new(&self.layout, limits, &self.current(limits))?;
+        let plan = Plan::new(&self.layout, limits, &self.current(limits))
+            .map_err(|error| told_for(&self.layout, error))?;
         if limits
             .memory()
             .as_ref()
@@ -336,7 +338,7 @@ impl Cgroup {
                 // a user namespace are refused, see mknod(2) and may_open_dev in fs/namei.c).
                 Err(error)
                     if error.kind() == io::ErrorKind::PermissionDenied
-                        && is_in_user_namespace() =>
+                        && isle_sys::features::is_in_user_namespace() =>
                 {
                     Ok(())
                 }
@@ -480,6 +482,16 @@ fn no_file(setting: &Setting) -> Error {
     Error::NoFile {
         file: setting.file.clone().into_owned(),
         limit: setting.limit,
+    }
+}
+
+/// Why there is no controller where there are no groups.
+pub(crate) fn told_for(layout: &Layout, error: Error) -> Error {
+    match error {
+        Error::NoController { limit, .. } if layout.hierarchies().is_empty() => {
+            Error::NotDelegated { limit }
+        }
+        error => error,
     }
 }
 
@@ -638,14 +650,6 @@ fn enable_controllers(
         Some(error) if has.trim().is_empty() => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Is this process in another user namespace than the first? See user_namespaces(7).
-fn is_in_user_namespace() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
-        let words: Vec<&str> = map.split_whitespace().collect();
-        words != ["0", "0", "4294967295"]
-    })
 }
 
 #[cfg(test)]

@@ -63,8 +63,12 @@ impl Layout {
             path: MOUNTINFO,
             source,
         })?;
-        let mut layout = Layout::from_mountinfo(&mountinfo);
-        if layout.hierarchies.is_empty() {
+        let is_in_user_namespace = isle_sys::features::is_in_user_namespace();
+        // A user namespace may hide the host's groups under another mount: instances run without one then.
+        let mut layout = Layout::from_mountinfo(&mountinfo, |place, version| {
+            !is_in_user_namespace || is_hierarchy(place, version)
+        });
+        if layout.hierarchies.is_empty() && !is_in_user_namespace {
             return Err(Error::NoHierarchy);
         }
         for hierarchy in &mut layout.hierarchies {
@@ -86,7 +90,7 @@ impl Layout {
     }
 
     /// Parses proc_pid_mountinfo(5). The controllers of version 2 are not in there.
-    fn from_mountinfo(mountinfo: &[u8]) -> Layout {
+    fn from_mountinfo(mountinfo: &[u8], is_there: impl Fn(&Path, Version) -> bool) -> Layout {
         let mut hierarchies: Vec<Hierarchy> = Vec::new();
         for line in mountinfo.split(|&byte| byte == b'\n') {
             // 36 35 98:0 /root /mount/point options optional-fields... - type source super-options
@@ -126,6 +130,10 @@ impl Layout {
                     .map(str::to_owned)
                     .collect(),
             };
+            let mount_point = unescape(mount_point);
+            if !is_there(&mount_point, version) {
+                continue;
+            }
             let known = hierarchies
                 .iter()
                 .any(|other| other.version == version && other.controllers == controllers);
@@ -133,7 +141,7 @@ impl Layout {
             if !known {
                 hierarchies.push(Hierarchy {
                     version,
-                    mount_point: unescape(mount_point),
+                    mount_point,
                     controllers,
                 });
             }
@@ -210,6 +218,15 @@ impl Layout {
     }
 }
 
+/// Whether what is to be seen at a place is such a hierarchy, see statfs(2).
+fn is_hierarchy(place: &Path, version: Version) -> bool {
+    let magic = match version {
+        Version::V1 => 0x0027_e0eb,
+        Version::V2 => 0x6367_7270,
+    };
+    rustix::fs::statfs(place).is_ok_and(|found| i128::from(found.f_type) == magic)
+}
+
 /// Parses proc_pid_cgroup(5): `hierarchy-id:controller-list:path`.
 fn group_of(text: &str, controller: &str) -> Option<PathBuf> {
     text.lines().find_map(|line| {
@@ -273,6 +290,7 @@ mod tests {
               40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,release_agent=/lib/x,name=systemd\n\
               41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw,nsdelegate\n\
               90 31 0:32 / /srv/again rw,relatime - cgroup cgroup rw,memory\n",
+            |_, _| true,
         );
         assert_eq!(
             render(&layout),
@@ -291,6 +309,7 @@ mod tests {
     fn a_unified_host_has_one_hierarchy() {
         let layout = Layout::from_mountinfo(
             b"32 31 0:29 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw,nsdelegate\n",
+            |_, _| true,
         );
         assert_eq!(render(&layout), "v2 /sys/fs/cgroup \n");
         assert!(layout.is_unified());

@@ -55,6 +55,9 @@ pub(crate) fn size_for(root: BorrowedFd<'_>, own: &[u32]) -> Result<u32, UserErr
 
 /// Where ranges may be taken from on this host.
 pub(crate) fn pool() -> Vec<Range<u32>> {
+    if let Some(ids) = isle_rootless::own_ids() {
+        return vec![ids.for_instances];
+    }
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     pool_of(&read("/etc/subuid"), &read("/etc/subgid"))
 }

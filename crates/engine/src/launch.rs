@@ -95,6 +95,7 @@ fn spawn(
         .env_clear()
         // Where it finds the programs that come with it.
         .env("ISLE_SHIM", &path)
+        .envs(isle_rootless::house().map(|house| (isle_rootless::VARIABLE, house)))
         .stdin(stdin)
         .stdout(Stdio::null())
         .stderr(Stdio::null());

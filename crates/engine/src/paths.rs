@@ -58,6 +58,17 @@ impl Paths {
         }
     }
 
+    /// Where the user namespace of an ordinary user is kept, one for all roots, see `isle_rootless`.
+    #[must_use]
+    pub fn house() -> PathBuf {
+        Paths::choose(None, false, &|name| {
+            let is_given = name != "ISLE_ROOT" && name != "ISLE_RUN";
+            std::env::var_os(name).filter(|value| is_given && !value.is_empty())
+        })
+        .run
+        .join("house")
+    }
+
     /// The state file.
     #[must_use]
     pub fn database(&self) -> PathBuf {

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
-    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, mount_change, open_tree,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_change,
+    open_tree,
 };
 
 /// Mounts `layers`, lowest first, attached nowhere. They and `folder`, which is empty and the caller's, are
@@ -37,13 +38,6 @@ pub(crate) fn mounted(root: &Path, layers: &[PathBuf], folder: &Path) -> io::Res
     }
 }
 
-/// What names mean must not depend on options of the kernel module.
-const OPTIONS: [(&str, &str); 3] = [
-    ("redirect_dir", "off"),
-    ("metacopy", "off"),
-    ("index", "off"),
-];
-
 /// From Linux 6.7 on: any number of layers.
 fn by_descriptor(lower: &[PathBuf]) -> rustix::io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -51,8 +45,11 @@ fn by_descriptor(lower: &[PathBuf]) -> rustix::io::Result<OwnedFd> {
     for layer in lower {
         fsconfig_set_string(&context, "lowerdir+", layer.as_path())?;
     }
-    for (key, value) in OPTIONS {
-        fsconfig_set_string(&context, key, value)?;
+    for (name, value) in isle_sys::mount::overlay_options() {
+        match value {
+            Some(value) => fsconfig_set_string(&context, *name, *value)?,
+            None => fsconfig_set_flag(&context, *name)?,
+        }
     }
     fsconfig_create(&context)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
@@ -69,9 +66,7 @@ fn by_name(root: &Path, lower: &[PathBuf]) -> io::Result<OwnedFd> {
         options.push_str(if place == 0 { "" } else { ":" });
         options.push_str(&name.replace('\\', "\\\\").replace(':', "\\:"));
     }
-    for (key, value) in OPTIONS {
-        options.push_str(&format!(",{key}={value}"));
-    }
+    options.push_str(&isle_sys::mount::overlay_options_text());
     let options = CString::new(options).map_err(|_| io::ErrorKind::InvalidInput)?;
     if options.as_bytes().len() > 4000 {
         return Err(io::Error::new(

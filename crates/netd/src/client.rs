@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::place::Place;
+use crate::folder;
 use crate::protocol::{Answer, Inbox, Message, Notice, Request, frame};
+use isle_rootless::place::Place;
 
 /// So long a keeper may take to come into being.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -332,7 +333,7 @@ impl Connection {
 }
 
 fn connect_or_start(home: &Home, child: &mut Option<Child>) -> Result<UnixStream, AttachError> {
-    let place = Place::below(&home.run);
+    let place = Place::new(folder(&home.run));
     let end = Instant::now() + PATIENCE;
     loop {
         match place.connect() {
@@ -379,6 +380,7 @@ fn spawn(
         .arg0("isle-netd")
         .args([&home.root, &home.run])
         .env_clear()
+        .envs(isle_rootless::house().map(|house| (isle_rootless::VARIABLE, house)))
         .current_dir("/")
         .stdin(listener)
         .stdout(lock)

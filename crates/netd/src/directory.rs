@@ -222,10 +222,13 @@ impl Directory {
         self.publications.keys().cloned().collect()
     }
 
-    /// The ports of an instance that are published on `::1`, and where they lead.
+    /// The ports of an instance that are published on `::1` or outside the house, and where they lead.
     pub(crate) fn ports_on_loopback(&self, instance: &str) -> BTreeMap<Port, Targets> {
         match self.publications.get(instance) {
-            Some(publications) => loopback::ports(&self.links(instance), publications),
+            Some(publications) => {
+                let is_in_house = isle_rootless::house().is_some();
+                loopback::ports(&self.links(instance), publications, is_in_house)
+            }
             None => BTreeMap::new(),
         }
     }

@@ -12,6 +12,7 @@ use isle_netlink::{Socket, packet_log};
 use isle_network::{Endpoint, Network, NetworkError, wanted};
 
 use crate::egress::Opened;
+use crate::folder;
 use crate::host_servers::link_number;
 use crate::refused::Refusals;
 use crate::repair::{self, Repair};
@@ -20,11 +21,11 @@ use crate::directory::{Directory, NetworkKey};
 use crate::listeners::ListenError;
 use crate::loopback::{Loopback, LoopbackError};
 use crate::names::{Gate, Known, Names};
-use crate::place::Place;
 use crate::poller::{Interest, Poller, Ready, Token};
 use crate::protocol::{Answer, Message, Notice, Refused, frame};
 use crate::rows::Rows;
 use crate::supervisors::Supervisors;
+use isle_rootless::place::Place;
 
 /// So long the keeper stays when the last supervisor has gone: the next instance may be about to start.
 const GRACE: Duration = Duration::from_secs(2);
@@ -145,7 +146,7 @@ impl Keeper {
         poller.at(end, Token::Grace);
         let kernel = Kernel::new(&mut poller, &inherited.root).map_err(wait)?;
         let mut keeper = Keeper {
-            place: Place::below(&inherited.run),
+            place: Place::new(folder(&inherited.run)),
             listener: inherited.listener,
             _signals: signals,
             _lock: inherited.lock,

@@ -19,7 +19,6 @@
 //! |---|---|
 //! | `client` | the supervisor's end: find or start the keeper, stay with it |
 //! | `protocol` | what the two say to each other |
-//! | `place` | lock and socket: never more than one keeper |
 //! | `keeper` | the loop |
 //! | `supervisors` | the connections of supervisors |
 //! | `rows` | the state file |
@@ -27,7 +26,7 @@
 //! | `names` | the name server: questions and answers, by datagram and by TCP |
 //! | `listeners` | the sockets of the gateways |
 //! | `asked`, `host_servers` | questions that were passed on; to whom |
-//! | `loopback` | published ports on `::1` |
+//! | `loopback` | published ports on `::1`, and those of ordinary users |
 //! | `egress`, `refused` | what names open for instances with a policy; what was refused |
 //! | `repair` | what others take away is put back |
 //! | `fairness` | who may have how much at once. Pure |
@@ -47,7 +46,6 @@ mod keeper;
 mod listeners;
 mod loopback;
 mod names;
-mod place;
 mod poller;
 mod protocol;
 mod refused;
@@ -63,13 +61,18 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::keeper::{Inheritance, Keeper};
-use crate::place::Place;
+use isle_rootless::place::Place;
 
 /// Where the host says who it asks for names.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Where the keeper of a root is: below the root's folder for what is there only while the host is up.
+pub(crate) fn folder(run: &Path) -> PathBuf {
+    run.join("network")
+}
 
 /// Runs the keeper that `isle-netd ROOT RUN` is, until nobody needs it. Its standard input is the socket that it
 /// listens on, its standard output the lock that it holds.
@@ -87,7 +90,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<(), KeeperError
     // A session of its own: what a terminal sends to who started it is not for it.
     let _ = rustix::process::setsid();
     more_descriptors();
-    let place = Place::below(&inherited.run);
+    let place = Place::new(folder(&inherited.run));
     let keep = |source| KeeperError::System {
         what: "keep a descriptor",
         source,

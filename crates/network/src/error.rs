@@ -151,6 +151,9 @@ pub enum NetworkError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// Only the kernel can pass on connections that have several addresses.
+    #[error("cannot publish ports of SCTP as an ordinary user")]
+    NoSctp,
     /// No port of a range is free.
     #[error("no port from {first} to {last}/{protocol} of the host is free")]
     NoPortLeft {
@@ -194,6 +197,14 @@ impl NetworkError {
             NetworkError::AddressInUse { .. } => "choose another --ip".to_owned(),
             NetworkError::InUse { .. } => {
                 "stop the instances, or disconnect them (`isle network disconnect`)".to_owned()
+            }
+            NetworkError::NoSctp => "publish it as root, or use --network host".to_owned(),
+            NetworkError::PortTaken { source, .. }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                "ordinary users have ports from net.ipv4.ip_unprivileged_port_start on: choose one above it, or lower it \
+                 with sysctl"
+                    .to_owned()
             }
             NetworkError::PortInUse { .. } | NetworkError::PortTaken { .. } => {
                 "choose another port of the host, or leave it out (`-p 80`) to have one chosen"

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use isle_rootless::Claim;
+use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt,
@@ -78,6 +80,9 @@ fn ipv6_route(line: &str) -> Option<(String, IpNet)> {
 /// # Errors
 /// [`NetworkError::PortTaken`].
 pub fn hold(publication: &Publication) -> Result<Vec<OwnedFd>, NetworkError> {
+    if isle_rootless::house().is_some() {
+        return hold_outside(publication);
+    }
     let taken = |source: io::Error| NetworkError::PortTaken {
         host: publication.host,
         host_port: publication.host_port,
@@ -93,6 +98,51 @@ pub fn hold(publication: &Publication) -> Result<Vec<OwnedFd>, NetworkError> {
     };
     let held = bound(address, publication).map_err(taken)?;
     Ok(held.into_iter().collect())
+}
+
+/// The same for an ordinary user, whose networks are not the host's: the keeper of the user's house has the sockets, the keeper
+/// of networks takes what comes by them, and this claims them.
+fn hold_outside(publication: &Publication) -> Result<Vec<OwnedFd>, NetworkError> {
+    let is_stream = match publication.protocol {
+        Protocol::Tcp => true,
+        Protocol::Udp => false,
+        Protocol::Sctp => return Err(NetworkError::NoSctp),
+    };
+    let mut held = Vec::new();
+    for address in outside(publication.host) {
+        let port = SocketAddr::new(address, publication.host_port);
+        match isle_rootless::host_socket(Claim::Owner, is_stream, port) {
+            Ok(Some((_, claim))) => held.push(claim.into()),
+            Ok(None) => {}
+            Err(error) if publication.host.is_none() && is_without_ipv6(address, &error) => {}
+            Err(source) => {
+                return Err(NetworkError::PortTaken {
+                    host: publication.host,
+                    host_port: publication.host_port,
+                    protocol: publication.protocol,
+                    source,
+                });
+            }
+        }
+    }
+    Ok(held)
+}
+
+/// The addresses of the host's sockets by which a port is reached: both families are two sockets.
+pub fn outside(host: Option<IpAddr>) -> impl Iterator<Item = IpAddr> {
+    let any = [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ];
+    let all = any.into_iter().filter(move |_| host.is_none());
+    host.into_iter().chain(all)
+}
+
+/// Whether an address cannot be had because the host has nothing of its family.
+#[must_use]
+pub fn is_without_ipv6(address: IpAddr, error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    address.is_ipv6() && matches!(errno, Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
 /// Whether the host, as this process sees it, has a link of that name.

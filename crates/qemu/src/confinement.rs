@@ -58,7 +58,13 @@ impl Identity {
             .take(4)
             .fold(0_u32, |bits, byte| (bits << 8) | u32::from(*byte));
         Identity {
-            id: 0x7000_0000 | (bits >> 4),
+            id: match isle_rootless::own_ids() {
+                None => 0x7000_0000 | (bits >> 4),
+                Some(own) => {
+                    let ids = own.for_programs;
+                    ids.start + bits % (ids.end - ids.start)
+                }
+            },
         }
     }
 }
@@ -179,6 +185,7 @@ fn read_only(source: MountSource, target: CString, kind: Target) -> Step {
 /// What the new process does before it executes QEMU.
 pub(crate) fn steps(confined: &Confined<'_>) -> Result<Vec<Step>, CompileError> {
     let id = confined.identity.id;
+    let is_rootless = isle_sys::features::is_in_user_namespace();
     let mut steps = vec![
         Step::NewSession,
         Step::Unshare(namespace::CGROUP),
@@ -213,12 +220,23 @@ pub(crate) fn steps(confined: &Confined<'_>) -> Result<Vec<Step>, CompileError> 
     });
     if let Some(device) = confined.kvm {
         const CHARACTER_DEVICE: u32 = 0o020_000;
-        steps.push(Step::Device {
-            path: c"dev/kvm".to_owned(),
-            mode: CHARACTER_DEVICE | 0o600,
-            device,
-            uid: id,
-            gid: id,
+        steps.push(match is_rootless {
+            // Nobody makes devices there: it is the host's.
+            true => Step::Mount {
+                source: host(Path::new("/dev/kvm")),
+                target: c"dev/kvm".to_owned(),
+                kind: Target::File,
+                attributes: Attributes::new(mount::NOSUID | mount::NOEXEC, 0, 0),
+                recursive_attributes: Attributes::default(),
+                copy_up: false,
+            },
+            false => Step::Device {
+                path: c"dev/kvm".to_owned(),
+                mode: CHARACTER_DEVICE | 0o600,
+                device,
+                uid: id,
+                gid: id,
+            },
         });
     }
     let no_devices = if confined.kvm.is_some() {
@@ -245,7 +263,8 @@ pub(crate) fn steps(confined: &Confined<'_>) -> Result<Vec<Step>, CompileError> 
         Step::User {
             uid: id,
             gid: id,
-            groups: Some(Vec::new()),
+            // An ordinary user may use KVM by a group.
+            groups: (!(is_rootless && confined.kvm.is_some())).then(Vec::new),
         },
         Step::Capabilities {
             effective: 0,

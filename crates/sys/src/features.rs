@@ -8,6 +8,18 @@ fn exists(result: libc::c_long) -> bool {
     result >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS)
 }
 
+/// Is this process in another user namespace than the first? See user_namespaces(7). Asked once a process.
+#[must_use]
+pub fn is_in_user_namespace() -> bool {
+    static ANSWER: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+            let words: Vec<&str> = map.split_whitespace().collect();
+            words != ["0", "0", "4294967295"]
+        })
+    })
+}
+
 /// Can clone3(2) make a process in a control group of version 2 (Linux 5.7)?
 #[must_use]
 pub fn clones_into_cgroup() -> bool {

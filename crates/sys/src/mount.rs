@@ -139,3 +139,34 @@ pub fn map_ids(
     };
     set(mount.as_raw_fd(), c"", recursive, &attributes)
 }
+
+/// What overlayfs is told, besides where its layers are: options with a value, and flags. What layers mean must be the same to
+/// everyone who reads them (no file without its data, no folder that stands for one of another name), whatever the options of
+/// the kernel module; as Docker sets them.
+///
+/// In a user namespace the kernel's books are in attributes of users, since those of root cannot be written (Linux 5.11);
+/// nothing is redirected then, and options that say so are refused.
+/// <https://docs.kernel.org/filesystems/overlayfs.html#user-xattr>
+#[must_use]
+pub fn overlay_options() -> &'static [(&'static str, Option<&'static str>)] {
+    match crate::features::is_in_user_namespace() {
+        false => &[
+            ("redirect_dir", Some("off")),
+            ("metacopy", Some("off")),
+            ("index", Some("off")),
+        ],
+        true => &[("userxattr", None), ("index", Some("off"))],
+    }
+}
+
+/// The same as a text for mount(2), each behind a comma.
+#[must_use]
+pub fn overlay_options_text() -> String {
+    overlay_options()
+        .iter()
+        .map(|(name, value)| match value {
+            Some(value) => format!(",{name}={value}"),
+            None => format!(",{name}"),
+        })
+        .collect()
+}

@@ -133,6 +133,13 @@ impl Plan {
         }
         let list = settings.list;
         let devices = match resources.devices() {
+            // In a user namespace without groups there are no device nodes but those that were bound for the instance.
+            Some(_)
+                if layout.hierarchies().is_empty()
+                    && isle_sys::features::is_in_user_namespace() =>
+            {
+                None
+            }
             Some(rules) if !rules.is_empty() => {
                 // The limit may be enforced by the devices controller or by a program on version 2.
                 if layout.hierarchy("devices").is_none() && layout.hierarchy("").is_none() {

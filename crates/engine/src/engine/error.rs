@@ -14,6 +14,14 @@ use crate::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
+    /// The root is another user's.
+    #[error("the root {} belongs to {owner}", root.display())]
+    NotOurRoot {
+        /// The folder.
+        root: PathBuf,
+        /// Whose it is, in words.
+        owner: String,
+    },
     /// No instance has that name, id or prefix.
     #[error("no such instance: {name}")]
     NoSuchInstance {
@@ -191,6 +199,11 @@ impl EngineError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            EngineError::NotOurRoot { .. } => {
+                "call isle as that user, or give another --root (or $ISLE_ROOT): instances and images of root and of each \
+                 user are kept apart"
+                    .to_owned()
+            }
             EngineError::NoSuchInstance { nearest, .. } => match nearest {
                 Some(nearest) => format!("did you mean {nearest}?"),
                 None => "isle ps --all lists all instances".to_owned(),

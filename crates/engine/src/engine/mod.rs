@@ -54,6 +54,7 @@ impl Engine {
     /// # Errors
     /// When the folders or the state file cannot be used.
     pub fn open(paths: Paths) -> Result<Engine, EngineError> {
+        check_owner(&paths.root)?;
         let path = paths.database();
         let open = || Database::open(&path, &[isle_image::SCHEMA, isle_network::SCHEMA, SCHEMA]);
         let database = match open() {
@@ -90,6 +91,28 @@ impl Engine {
     #[must_use]
     pub fn paths(&self) -> &Paths {
         &self.paths
+    }
+}
+
+/// A root belongs to one user: what root has made is not to be read by others, and files that an ordinary user's engine made
+/// have the ids of that user's user namespace, which mean others outside.
+fn check_owner(root: &Path) -> Result<(), EngineError> {
+    let Ok(found) = rustix::fs::stat(root) else {
+        // It is made soon, or who makes it or opens what is in it tells why not.
+        return Ok(());
+    };
+    let owner = found.st_uid;
+    let own = rustix::process::geteuid().as_raw();
+    match owner == own {
+        true => Ok(()),
+        false => Err(EngineError::NotOurRoot {
+            root: root.to_owned(),
+            owner: match (isle_rootless::house(), owner) {
+                // What has no id here.
+                (Some(_), _) => "another user".to_owned(),
+                (None, owner) => format!("the user with id {owner}"),
+            },
+        }),
     }
 }
 

@@ -65,7 +65,7 @@ use self::life::cannot;
 use self::owner::{Settings, Supervisor};
 use self::poller::{Interest, Poller, Token};
 use crate::backend::{self, Backend, StartError};
-use crate::config::LogDriver;
+use crate::config::{LogDriver, NetworkMode};
 use crate::control::read_frame;
 use crate::log;
 use crate::protocol::{Cause, Failed, Start, answer, from_json, kind};
@@ -314,7 +314,9 @@ fn supervise(paths: &Paths, prepared: Prepared, start: &Start, client: Client) -
         is_unclean,
     } = prepared;
     let layers = ledger.layers().map_err(io::Error::other)?;
-    let backend = match backend::open(&instance, paths, &layers) {
+    let backend =
+        join_house_network(&instance).and_then(|()| backend::open(&instance, paths, &layers));
+    let backend = match backend {
         Ok(backend) => backend,
         Err(error) => {
             refuse(lock, ledger, &instance, &error, client);
@@ -328,6 +330,22 @@ fn supervise(paths: &Paths, prepared: Prepared, start: &Start, client: Client) -
     }
     supervisor.start_first(start, client);
     supervisor.run()
+}
+
+/// The supervisor of an ordinary user's instance works in the network of the user's house, where the instance's networks are;
+/// one whose instance has the host's network stays in that.
+fn join_house_network(instance: &Instance) -> Result<(), StartError> {
+    if !matches!(instance.config.network, NetworkMode::Networks(_)) {
+        return Ok(());
+    }
+    isle_rootless::join_network().map_err(|error| {
+        let hint = error.hint();
+        let hint = hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
+        StartError {
+            message: chain(&error) + &hint,
+            exit_code: 125,
+        }
+    })
 }
 
 /// It cannot even be tried: writes that, and says so.

@@ -468,9 +468,13 @@ impl Wiring {
 /// # Errors
 /// When the kernel refuses.
 pub(crate) fn remove_bridge(paths: &Paths, bridge: &Bridge) -> io::Result<()> {
-    Dataplane::new(wanted::realm(&paths.root))
-        .remove_bridge(bridge)
-        .map_err(io::Error::other)
+    let remove = || {
+        Dataplane::new(wanted::realm(&paths.root))
+            .remove_bridge(bridge)
+            .map_err(io::Error::other)
+    };
+    // Where there is no network yet, there is no bridge.
+    isle_rootless::with_network(remove)?.unwrap_or(Ok(()))
 }
 
 fn published(ports: &[Port], links: &[Link]) -> Vec<isle_dataplane::Publication> {

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::Targets;
+use isle_network::host::is_without_ipv6;
+
+use super::{Side, Taken, Targets};
 use crate::fairness::{Shares, Verdict};
 use crate::poller::{Interest, Poller, Ready, Token};
 
@@ -22,6 +25,7 @@ const LARGEST: usize = 65_536;
 #[derive(Debug)]
 struct Port {
     socket: UdpSocket,
+    _claim: Option<UnixStream>,
     /// The first one is asked; it becomes the last when nobody listens there.
     to: Targets,
     senders: BTreeMap<SocketAddr, u32>,
@@ -58,12 +62,21 @@ impl Datagrams {
     pub(crate) fn open(
         &mut self,
         poller: &Poller,
+        side: Side,
         port: u16,
         to: Targets,
     ) -> io::Result<Option<u32>> {
-        let socket = match UdpSocket::bind((Ipv6Addr::LOCALHOST, port)) {
-            Err(error) if super::is_without_ipv6(&error) => return Ok(None),
-            socket => socket?,
+        let (socket, claim) = match side {
+            Side::Loopback => match UdpSocket::bind((Ipv6Addr::LOCALHOST, port)) {
+                Err(error) if is_without_ipv6(Ipv6Addr::LOCALHOST.into(), &error) => {
+                    return Ok(None);
+                }
+                socket => (socket?, None),
+            },
+            Side::Outside(address) => match super::outside(false, address, port)? {
+                None => return Ok(None),
+                Some(Taken { socket, claim }) => (UdpSocket::from(socket), claim),
+            },
         };
         socket.set_nonblocking(true)?;
         let number = self.number();
@@ -73,6 +86,7 @@ impl Datagrams {
             number,
             Port {
                 socket,
+                _claim: claim,
                 to,
                 senders,
             },

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
+use isle_network::host::is_without_ipv6;
 use isle_sys::watched::Watched;
 use rustix::io::Errno;
 use rustix::net::{
@@ -13,13 +15,16 @@ use rustix::net::{
 };
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 
-use super::Targets;
+use super::{Side, Taken, Targets};
 use crate::fairness::{Shares, Verdict};
 use crate::poller::{Interest, Poller, Ready, Token};
 
 /// Connections to one port, and all together. Each has six descriptors.
 const EACH: usize = 128;
 const ALL: usize = 512;
+/// The same where everything that is published comes this way.
+const EACH_OUTSIDE: usize = 1024;
+const ALL_OUTSIDE: usize = 2048;
 const BACKLOG: i32 = 64;
 /// What a pipe holds.
 const ROOM: usize = 64 * 1024;
@@ -38,6 +43,7 @@ pub(crate) struct Streams {
 #[derive(Debug)]
 struct Port {
     listener: TcpListener,
+    _claim: Option<UnixStream>,
     to: Targets,
 }
 
@@ -73,7 +79,10 @@ impl Streams {
         Streams {
             ports: BTreeMap::new(),
             pairs: BTreeMap::new(),
-            shares: Shares::new(EACH, ALL),
+            shares: match isle_rootless::house() {
+                None => Shares::new(EACH, ALL),
+                Some(_) => Shares::new(EACH_OUTSIDE, ALL_OUTSIDE),
+            },
             next: 0,
         }
     }
@@ -82,25 +91,25 @@ impl Streams {
     pub(crate) fn open(
         &mut self,
         poller: &Poller,
+        side: Side,
         port: u16,
         to: Targets,
     ) -> io::Result<Option<u32>> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = match socket_with(AddressFamily::INET6, SocketType::STREAM, flags, None) {
-            Err(error) if super::is_without_ipv6(&error.into()) => return Ok(None),
-            socket => socket?,
+        let taken = match side {
+            Side::Loopback => on_loopback(port)?,
+            Side::Outside(address) => super::outside(true, address, port)?,
         };
-        sockopt::set_ipv6_v6only(&socket, true)?;
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        match bind(&socket, &SocketAddr::from((Ipv6Addr::LOCALHOST, port))) {
-            Err(error) if super::is_without_ipv6(&error.into()) => return Ok(None),
-            bound => bound?,
-        }
-        listen(&socket, BACKLOG)?;
+        let Some(Taken { socket, claim }) = taken else {
+            return Ok(None);
+        };
         let number = self.number();
         poller.add(socket.as_fd(), Token::Loopback(number), Interest::READ)?;
-        let listener = TcpListener::from(socket);
-        self.ports.insert(number, Port { listener, to });
+        let port = Port {
+            listener: TcpListener::from(socket),
+            _claim: claim,
+            to,
+        };
+        self.ports.insert(number, port);
         Ok(Some(number))
     }
 
@@ -164,6 +173,28 @@ impl Streams {
         if let Some(pair) = self.pairs.remove(&number) {
             self.shares.release(pair.port);
         }
+    }
+}
+
+/// A listener on `::1`; `None` where there is none.
+fn on_loopback(port: u16) -> io::Result<Option<Taken<OwnedFd>>> {
+    let loopback = IpAddr::from(Ipv6Addr::LOCALHOST);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let opened = (|| {
+        let socket = socket_with(AddressFamily::INET6, SocketType::STREAM, flags, None)?;
+        sockopt::set_ipv6_v6only(&socket, true)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &SocketAddr::from((loopback, port)))?;
+        listen(&socket, BACKLOG)?;
+        io::Result::Ok(socket)
+    })();
+    match opened {
+        Ok(socket) => Ok(Some(Taken {
+            socket,
+            claim: None,
+        })),
+        Err(error) if is_without_ipv6(loopback, &error) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -104,6 +104,7 @@ impl Facts {
             // It is no system of its own: what the image says holds, as with Docker.
             has_machine_id: false,
             id_range,
+            own_ids: isle_rootless::own_ids().map(|ids| ids.count),
         };
         Ok(Facts { inner, _held: held })
     }

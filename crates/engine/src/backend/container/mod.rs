@@ -12,6 +12,7 @@ mod adopted;
 mod facts;
 mod quota;
 mod rootfs;
+mod ungrouped;
 mod user_range;
 
 use std::fs;
@@ -122,6 +123,11 @@ impl Container {
         }
     }
 
+    /// Whether the host lets the instance have a control group.
+    fn has_group(&self) -> bool {
+        !self.layout.hierarchies().is_empty()
+    }
+
     fn is_first(&self, process: &Process) -> bool {
         let running = self.running.as_ref();
         running.is_some_and(|running| running.pid == process.pid)
@@ -182,6 +188,10 @@ impl Backend for Container {
             id: instance.id.to_string(),
             bundle: self.paths.instance(&instance.id),
             seccomp: kept.program.clone(),
+            confinement: isle_runtime::Confinement {
+                no_device_nodes: isle_sys::features::is_in_user_namespace(),
+                ..isle_runtime::Confinement::default()
+            },
             ..Options::default()
         };
         let plan = Plan::new(&spec, options).map_err(failed("cannot run this configuration"))?;
@@ -324,6 +334,10 @@ impl Backend for Container {
     }
 
     fn kill_all(&mut self) -> io::Result<()> {
+        if !self.has_group() {
+            ungrouped::kill_all(self.running()?.pid);
+            return Ok(());
+        }
         Ok(self.running()?.cgroup.kill_all()?)
     }
 
@@ -368,6 +382,16 @@ impl Backend for Container {
 
     fn stats(&mut self) -> io::Result<Stats> {
         let running = self.running()?;
+        let network = match self.instance.config.network.is_own() {
+            true => Some(network_bytes(running.pid)?),
+            false => None,
+        };
+        if !self.has_group() {
+            return Ok(Stats {
+                network,
+                ..ungrouped::stats(running.pid)?
+            });
+        }
         let read = running.cgroup.stats()?;
         let host = HostUsage::read()?;
         Ok(Stats {
@@ -381,10 +405,7 @@ impl Backend for Container {
                 Some(limit) => limit.min(host.memory_bytes),
                 None => host.memory_bytes,
             },
-            network: match self.instance.config.network.is_own() {
-                true => Some(network_bytes(running.pid)?),
-                false => None,
-            },
+            network,
             block_io: (read.io_read_bytes, read.io_write_bytes),
             pids: read.pids,
             machine: None,
@@ -447,6 +468,12 @@ pub(crate) fn clean_up(instance: &Instance) -> io::Result<()> {
 /// The pids of all processes of a running instance.
 pub(crate) fn processes(instance: &Instance) -> io::Result<Vec<i32>> {
     let layout = Layout::detect()?;
+    if layout.hierarchies().is_empty() {
+        return Ok(instance
+            .state
+            .pid
+            .map_or_else(Vec::new, ungrouped::processes));
+    }
     let cgroup = Cgroup::open(&layout, &spec::cgroup_path(instance))?;
     Ok(cgroup.processes()?)
 }

@@ -83,8 +83,11 @@ impl Overlay {
                 fsconfig_set_flag(context, "volatile")?;
             }
         }
-        for (key, value) in COMMON_OPTIONS {
-            fsconfig_set_string(context, key, value)?;
+        for (name, value) in isle_sys::mount::overlay_options() {
+            match value {
+                Some(value) => fsconfig_set_string(context, *name, *value)?,
+                None => fsconfig_set_flag(context, *name)?,
+            }
         }
         fsconfig_create(context)?;
         Ok(())
@@ -174,9 +177,7 @@ impl Overlay {
                 options.push_str(",volatile");
             }
         }
-        for (key, value) in COMMON_OPTIONS {
-            options.push_str(&format!(",{key}={value}"));
-        }
+        options.push_str(&isle_sys::mount::overlay_options_text());
         let options = CString::new(options).map_err(|_| io::ErrorKind::InvalidInput)?;
         if options.as_bytes().len() > 4000 {
             return Err(io::Error::new(
@@ -206,14 +207,6 @@ impl Overlay {
         })
     }
 }
-
-/// The writable layer must mean the same to everyone who reads it: no file without its data, no
-/// folder that stands for one of another name. As Docker sets them.
-const COMMON_OPTIONS: [(&str, &str); 3] = [
-    ("redirect_dir", "off"),
-    ("metacopy", "off"),
-    ("index", "off"),
-];
 
 /// Makes the folders that overlayfs writes to, where they are not there: the writable layer itself,
 /// and one for what is on its way there.

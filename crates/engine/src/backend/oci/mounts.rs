@@ -4,7 +4,7 @@ use oci_spec::runtime::Mount as SpecMount;
 
 use super::files;
 use super::spec::{Facts, INIT_INSIDE, mount};
-use crate::config::{InstanceConfig, Mount, MountSource, NamespaceMode};
+use crate::config::{InstanceConfig, Mount, MountSource, NamespaceMode, NetworkMode};
 use crate::state::Instance;
 
 /// 64 MiB, Docker's size of `/dev/shm`.
@@ -54,6 +54,21 @@ fn of_every_container(config: &InstanceConfig, facts: &Facts) -> Vec<SpecMount> 
         .shm_size
         .map_or(DEFAULT_SHM_BYTES, |size| size.bytes());
     let shm_size = format!("size={shm_bytes}");
+    // Another one shows the links of a network, which only its owner may see: not an ordinary user those of the host.
+    let sys = match facts.own_ids.is_some() && config.network == NetworkMode::Host {
+        true => mount(
+            "/sys",
+            "bind",
+            "/sys",
+            &["rbind", "rprivate", "nosuid", "noexec", "nodev", "ro"],
+        ),
+        false => mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", access],
+        ),
+    };
     let mut table = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount(
@@ -75,12 +90,7 @@ fn of_every_container(config: &InstanceConfig, facts: &Facts) -> Vec<SpecMount> 
                 "gid=5",
             ],
         ),
-        mount(
-            "/sys",
-            "sysfs",
-            "sysfs",
-            &["nosuid", "noexec", "nodev", access],
-        ),
+        sys,
         mount(
             "/sys/fs/cgroup",
             "cgroup",

@@ -75,6 +75,8 @@ pub(crate) struct Facts {
     pub(crate) has_machine_id: bool,
     /// The ids of a user namespace of its own.
     pub(crate) id_range: Option<IdRange>,
+    /// How many ids the engine itself has, where that is an ordinary user's.
+    pub(crate) own_ids: Option<u32>,
 }
 
 /// Who a process runs as.
@@ -412,9 +414,8 @@ fn sysctls(config: &InstanceConfig, facts: &Facts) -> HashMap<String, String> {
     let mut sysctls: HashMap<String, String> = HashMap::new();
     if config.network.is_own() {
         sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "0".into());
-        let last_group = facts
-            .id_range
-            .map_or(i32::MAX as u32, |range| range.size - 1);
+        let groups = facts.id_range.map(|range| range.size).or(facts.own_ids);
+        let last_group = groups.map_or(i32::MAX as u32, |groups| groups.saturating_sub(1));
         let every_group = format!("0 {last_group}");
         sysctls.insert("net.ipv4.ping_group_range".into(), every_group);
     }

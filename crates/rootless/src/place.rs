@@ -1,5 +1,5 @@
-//! Where the keeper of a root is: the folder `<run>/network`, with a lock that it holds as long as it lives and the
-//! socket that it listens on.
+//! Where a keeper is (of a house, of the networks of a root): a folder with a lock that it holds as long as it lives, and
+//! the socket that it listens on.
 //!
 //! Whoever finds the lock free and nobody listening takes the lock, listens, and starts a keeper that inherits both.
 //! So there is never more than one, and connections that come while it starts wait for it in the socket's queue.
@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, openat, unlinkat};
 
@@ -18,22 +18,24 @@ const SOCKET: &str = "sock";
 /// `sun_path` of unix(7), less the zero byte.
 const LONGEST_ADDRESS: usize = 107;
 
-/// The folder of a root's keeper.
+/// The folder of a keeper.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub struct Place {
     folder: PathBuf,
 }
 
 impl Place {
-    /// Below the root's folder for what is there only while the host is up.
-    pub(crate) fn below(run: &Path) -> Place {
-        Place {
-            folder: run.join("network"),
-        }
+    /// In this folder, which is made by whoever takes the lock and goes with the keeper.
+    #[must_use]
+    pub fn new(folder: PathBuf) -> Place {
+        Place { folder }
     }
 
     /// Takes the lock; `None`: somebody has it.
-    pub(crate) fn lock(&self) -> io::Result<Option<File>> {
+    ///
+    /// # Errors
+    /// When the folder or the file cannot be made.
+    pub fn lock(&self) -> io::Result<Option<File>> {
         let path = self.folder.join(LOCK);
         let open = || {
             let mut options = OpenOptions::new();
@@ -68,20 +70,29 @@ impl Place {
     }
 
     /// Connects to whoever listens.
-    pub(crate) fn connect(&self) -> io::Result<UnixStream> {
+    ///
+    /// # Errors
+    /// `NotFound`, `ConnectionRefused`: nobody does.
+    pub fn connect(&self) -> io::Result<UnixStream> {
         let (path, _held) = self.socket()?;
         UnixStream::connect(path)
     }
 
     /// Listens in place of a keeper that died. For the holder of the lock.
-    pub(crate) fn listen(&self) -> io::Result<UnixListener> {
+    ///
+    /// # Errors
+    /// As bind(2).
+    pub fn listen(&self) -> io::Result<UnixListener> {
         self.unlink(SOCKET)?;
         let (path, _held) = self.socket()?;
         UnixListener::bind(path)
     }
 
     /// Takes all of it away. For the holder of the lock, which ends with it.
-    pub(crate) fn remove(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What cannot be removed, and why.
+    pub fn remove(&self) -> io::Result<()> {
         self.unlink(SOCKET)?;
         self.unlink(LOCK)?;
         match std::fs::remove_dir(&self.folder) {
@@ -119,7 +130,7 @@ mod tests {
     fn one_lock_one_listener_and_nothing_left() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["short", &"long/".repeat(40)] {
-            let place = Place::below(&folder.path().join(name));
+            let place = Place::new(folder.path().join(name));
             assert_eq!(place.connect().unwrap_err().kind(), io::ErrorKind::NotFound);
             let lock = place.lock().unwrap().unwrap();
             assert!(place.lock().unwrap().is_none());
