@@ -207,11 +207,11 @@ fn what_the_host_does_not_grant_is_told(world: &World) {
     low.complains("ip_unprivileged_port_start");
     if world.level() == Level::Container {
         let limit = world.script(&["--rm", "-m", "64m"], "true").exits_with(125);
-        limit.complains("none is delegated to you");
+        limit.complains("instances of ordinary users have none yet");
         world.background("paused", &[], &SLEEP);
         let pause = world.isle(["pause", "paused"]).run();
         assert_ne!(pause.code(), 0);
-        pause.complains("none is delegated to you");
+        pause.complains("instances of ordinary users have none yet");
         assert_eq!(world.status("paused"), "running");
     }
 }

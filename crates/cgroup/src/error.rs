@@ -75,8 +75,7 @@ pub enum Error {
     },
     /// A user namespace without any group, see [`crate::Layout::detect`].
     #[error(
-        "{limit} needs a control group, and none is delegated to you: that takes control groups of version 2 and a \
-         session of systemd (`isle doctor` tells)"
+        "{limit} needs a control group, and instances of ordinary users have none yet: leave it out, or run it as root"
     )]
     NotDelegated {
         /// The field of `linux.resources` that asks for it.

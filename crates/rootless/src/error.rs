@@ -70,8 +70,7 @@ impl HouseError {
             HouseError::NoProgram => "put isle-house beside isle, or into /usr/libexec/isle",
             HouseError::Namespace(_) => {
                 "ask for it: sysctl user.max_user_namespaces=15000; on Debian also \
-                 kernel.unprivileged_userns_clone=1, on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0; \
-                 `isle doctor` tells which"
+                 kernel.unprivileged_userns_clone=1, on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0"
             }
             HouseError::NoMapper { .. } => "install the package uidmap (shadow-utils on Fedora)",
             HouseError::Mapper { .. } => {
