@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
 mod dotenv;
 mod error;
 mod interpolate;

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use isle_types::{Isolation, nearest};
+use isle_types::nearest;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::dotenv;
 use crate::error::LoadError;
 use crate::load::{self, Loaded, Request};
 use crate::model::{Content, Project, Service};
 use crate::yaml::{Entry, Node, Value};
+use crate::{check, dotenv};
 
 impl Project {
     /// Reads a project.
@@ -36,7 +36,8 @@ impl Project {
         name_things(&mut tree, &name);
         let disabled = complete_services(&mut tree, &loaded)?;
         default_network(&mut tree, &name);
-        check(&tree)?;
+        check::networks(&tree)?;
+        check::services(&tree)?;
         let mut project = Project {
             name,
             folder: loaded.folder,
@@ -403,143 +404,6 @@ fn default_network(tree: &mut Node, project: &str) {
         let name = Value::Text(format!("{project}_default"));
         networks.set("default", Node::map([("name", Some(name))], &at));
     }
-}
-
-/// Everything that a service refers to is there.
-fn check(tree: &Node) -> Result<(), LoadError> {
-    let has = |section: &str, name: &str| {
-        tree.get(section)
-            .is_some_and(|node| node.get(name).is_some())
-    };
-    let services = tree.get("services").map(Node::entries).unwrap_or_default();
-    for Entry { key, node, .. } in services.iter().filter(|entry| !entry.key.starts_with("x-")) {
-        let path = |field: &str| format!("services.{key}.{field}");
-        let missing = |at: &crate::At, field: &str, kind: &'static str, name: &str| {
-            let section = match kind {
-                "service" => "services",
-                "network" => "networks",
-                "volume" => "volumes",
-                "secret" => "secrets",
-                _ => "configs",
-            };
-            let known = tree.get(section).map(Node::entries).unwrap_or_default();
-            let known = known.iter().map(|entry| entry.key.as_str());
-            LoadError::Missing {
-                at: at.clone(),
-                path: path(field),
-                kind,
-                name: name.to_owned(),
-                hint: match nearest(name, known) {
-                    Some(meant) => format!("did you mean {meant:?}?"),
-                    None => format!("declare it below `{section}:`"),
-                },
-            }
-        };
-        let wrong = |node: &Node, field: &str, reason: String, hint: &str| LoadError::Value {
-            at: node.at.clone(),
-            path: path(field),
-            reason,
-            hint: hint.to_owned(),
-        };
-        for entry in node
-            .get("depends_on")
-            .map(Node::entries)
-            .unwrap_or_default()
-        {
-            if !has("services", &entry.key) {
-                return Err(missing(&entry.at, "depends_on", "service", &entry.key));
-            }
-        }
-        for entry in node.get("networks").map(Node::entries).unwrap_or_default() {
-            if !has("networks", &entry.key) {
-                return Err(missing(&entry.at, "networks", "network", &entry.key));
-            }
-        }
-        if let (Some(mode), Some(networks)) = (node.get("network_mode"), node.get("networks"))
-            && !networks.entries().is_empty()
-        {
-            return Err(wrong(
-                mode,
-                "network_mode",
-                "network_mode and networks do not go together".into(),
-                "leave one of them out",
-            ));
-        }
-        for (field, kind) in [("secrets", "secret"), ("configs", "config")] {
-            for grant in node.get(field).map(Node::items).unwrap_or_default() {
-                let source = grant
-                    .get("source")
-                    .and_then(Node::scalar)
-                    .unwrap_or_default();
-                if !has(field, &source) {
-                    return Err(missing(&grant.at, field, kind, &source));
-                }
-            }
-        }
-        for mount in node.get("volumes").map(Node::items).unwrap_or_default() {
-            let kind = mount.get("type").and_then(Node::scalar).unwrap_or_default();
-            if !matches!(kind.as_str(), "bind" | "volume" | "tmpfs") {
-                return Err(wrong(
-                    mount,
-                    "volumes",
-                    format!("there are no mounts of the type {kind}"),
-                    "choose bind, volume or tmpfs",
-                ));
-            }
-            let source = mount.get("source").and_then(Node::scalar);
-            if let Some(source) = source.filter(|_| kind == "volume")
-                && !has("volumes", &source)
-            {
-                return Err(missing(&mount.at, "volumes", "volume", &source));
-            }
-        }
-        let replicas = node
-            .get("scale")
-            .or_else(|| node.get("deploy").and_then(|deploy| deploy.get("replicas")));
-        if let (Some(name), Some(Value::Int(2..))) =
-            (node.get("container_name"), replicas.map(|node| &node.value))
-        {
-            return Err(wrong(
-                name,
-                "container_name",
-                "several replicas cannot have one name".into(),
-                "leave container_name out, or scale to 1",
-            ));
-        }
-        if let Some(replicas) = replicas.filter(|node| matches!(node.value, Value::Int(..0))) {
-            return Err(wrong(
-                replicas,
-                "deploy.replicas",
-                "a number below 0".into(),
-                "write how many instances there are to be",
-            ));
-        }
-        let of_isle = node.get("x-isle").and_then(|isle| isle.get("isolation"));
-        if let Some(level) = of_isle.or_else(|| node.get("isolation")) {
-            let text = level.scalar().unwrap_or_default();
-            if !matches!(text.as_str(), "" | "default")
-                && let Err(error) = text.parse::<Isolation>()
-            {
-                return Err(wrong(
-                    level,
-                    "isolation",
-                    error.to_string(),
-                    "choose container or vm",
-                ));
-            }
-        }
-        if let Some(mode) = node.get("deploy").and_then(|deploy| deploy.get("mode"))
-            && mode.as_text() != Some("replicated")
-        {
-            return Err(wrong(
-                mode,
-                "deploy.mode",
-                "there is one host".into(),
-                "leave it out; replicas run until they end",
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// Dependencies on services that are not wanted: an error where they are required.

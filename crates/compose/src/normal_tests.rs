@@ -264,6 +264,29 @@ fn what_is_ignored_is_said() {
 }
 
 #[test]
+fn what_no_network_and_no_link_can_be_is_refused() {
+    for (file, complaint) in [
+        (
+            "services:\n  a: {image: a}\nnetworks: {n: {enable_ipv4: false}}\n",
+            "networks.n.enable_ipv4",
+        ),
+        (
+            "services:\n  a: {image: a}\nnetworks: {n: {ipam: {driver: other}}}\n",
+            "networks.n.ipam.driver",
+        ),
+        (
+            "services:\n  a: {image: a, links: ['b:c']}\n  b: {image: b}\n",
+            "services.a.links",
+        ),
+    ] {
+        let error = project(&[("c.yaml", file)]).unwrap_err().to_string();
+        assert!(error.contains(complaint), "{error}");
+    }
+    let plain = "services:\n  a: {image: a, links: [b, 'b:b']}\n  b: {image: b}\nnetworks: {n: {enable_ipv4: true, ipam: {driver: default}}}\n";
+    project(&[("c.yaml", plain)]).unwrap();
+}
+
+#[test]
 fn what_is_printed_reads_as_the_same_project() {
     let file = "services:\n  a:\n    image: a\n    command: echo $$HOME\n    ports: ['80:80']\n    volumes: ['d:/d', './x:/x:ro']\n    environment: [A]\n    depends_on: {b: {condition: service_healthy}}\n    healthcheck: {test: x, interval: 1m30s}\n    deploy: {resources: {limits: {cpus: '0.5', memory: 1g}}}\n  b: {image: b}\nvolumes: {d: }\n";
     let first = project(&[("c.yaml", file)]).unwrap();
