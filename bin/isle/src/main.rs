@@ -58,7 +58,14 @@ fn main() -> ExitCode {
 }
 
 /// Verbs that have nothing to do with what Isle keeps: an ordinary user's user namespace is none of theirs.
-const OUTSIDE: [&str; 6] = ["completion", "doctor", "login", "logout", "setup", "version"];
+const OUTSIDE: [&str; 6] = [
+    "completion",
+    "doctor",
+    "login",
+    "logout",
+    "setup",
+    "version",
+];
 
 /// Shows help from a definition that is made for it.
 fn help(words: &[OsString], error: &clap::Error) -> ExitCode {
