@@ -77,6 +77,36 @@ impl OrdinaryUser {
         std::os::unix::fs::chown(path, Some(ID), Some(ID)).expect("root gives files away");
     }
 
+    /// A copy of the guest kernels of all tests that is the user's, made once and kept beside them.
+    pub(crate) fn kernels(&self, shared: &Path) -> PathBuf {
+        let own = shared.with_file_name("kernels-of-a-user");
+        if own.join("current").is_file() {
+            return own;
+        }
+        let parent = shared.parent().expect("the folder is in one");
+        let new =
+            tempfile::tempdir_in(parent).expect("the folder beside the kernels can be written");
+        let copy = new.path().join("kernels");
+        for (program, words) in [
+            ("cp", ["-rL"].as_slice()),
+            ("chown", &["-R", "61234:61234"]),
+        ] {
+            let mut command = Command::new(program);
+            command.args(words);
+            if program == "cp" {
+                command.arg(shared);
+            }
+            let status = command.arg(&copy).status();
+            assert!(
+                status.is_ok_and(|status| status.success()),
+                "{program} works"
+            );
+        }
+        // Another test may have been faster.
+        let _ = fs::rename(&copy, &own);
+        own
+    }
+
     /// A program, called by the user. `command` makes the words that come before those of the user's.
     pub(crate) fn command(
         &self,

@@ -165,6 +165,10 @@ impl World {
     /// When there is none: the test has to say that it needs one, see [`Need::GuestKernel`](crate::Need).
     pub fn use_guest_kernel(&self) {
         let kernels = guest_kernels().expect("the test needs a guest kernel");
+        let kernels = match &self.user {
+            None => kernels,
+            Some(user) => user.kernels(&kernels),
+        };
         std::os::unix::fs::symlink(kernels, self.root().join("kernels")).expect("a new root");
     }
 
