@@ -88,13 +88,16 @@ pub fn verbs_act_on_the_services_that_are_named(world: &World) {
     assert_eq!(states(), "a exited\nb exited\nb exited");
     let drawing = project.isle(["viz"]).succeeds();
     assert!(drawing.contains("\"b\" -> \"a\";"), "{drawing}");
-    let events = project
-        .isle(["events", "--since", "10m", "--until", "0s"])
-        .succeeds();
-    assert!(
-        events.contains("pause") && events.contains("demo-a-1"),
-        "{events}"
-    );
+    let events = |services: &[&str]| {
+        let events = project.isle(["events", "--since", "10m", "--until", "0s"]);
+        events.arguments(services).succeeds()
+    };
+    let all = events(&[]);
+    assert!(all.contains("pause") && all.contains("demo-a-1"), "{all}");
+    assert_eq!(events(&["a", "b"]), all);
+    let of_one = events(&["b"]);
+    assert!(of_one.contains("demo-b-1"), "{of_one}");
+    assert!(!of_one.contains("demo-a-1"), "{of_one}");
 }
 
 pub fn files_that_change_go_into_services(world: &World) {

@@ -23,7 +23,7 @@ mod tests {
     fn every_test_that_the_threat_model_names_exists() {
         let checkout = place::checkout();
         let mut code = String::new();
-        for folder in ["tests", "crates"] {
+        for folder in ["tests", "crates", "bin"] {
             source(&checkout.join(folder), &mut code);
         }
         let document = fs::read_to_string(checkout.join("threat-model.md")).unwrap();

@@ -288,7 +288,8 @@ fn layers_are_stored_once_and_go_with_their_last_image() {
         store.layers(&app).unwrap()[0],
         store.layers(&base).unwrap()[0]
     );
-    assert_eq!(store.layers(&app).unwrap().len(), 4);
+    // The one without files comes once: overlayfs refuses a folder that is named twice.
+    assert_eq!(store.layers(&app).unwrap().len(), 3);
     assert_eq!((base.size, app.size), (5000, 5300));
     let usage = store.usage().unwrap();
     assert_eq!(usage.bytes, 5300);

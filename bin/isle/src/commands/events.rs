@@ -43,6 +43,11 @@ const FILTERS: [&str; 6] = ["container", "event", "image", "label", "type", "vol
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub fn run(args: &Args, context: &Context) -> Result {
+    follow(args, context, |_| true)
+}
+
+/// Those alone that `is_wanted`, too.
+pub fn follow(args: &Args, context: &Context, is_wanted: impl Fn(&Event) -> bool) -> Result {
     let filters = Filters::parse(&args.filter, &FILTERS)?;
     let template = match args.format.as_deref() {
         None | Some("" | "json") => None,
@@ -60,7 +65,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
             after = event.sequence;
             let is_in_time = args.since.is_none_or(|since| event.time >= since)
                 && args.until.is_none_or(|until| event.time <= until);
-            if !is_in_time || !fits(&event, &filters) {
+            if !is_in_time || !fits(&event, &filters) || !is_wanted(&event) {
                 continue;
             }
             let line = match &template {

@@ -33,12 +33,12 @@ pub fn run(args: &Args, flags: &ProjectFlags, context: &Context) -> Result {
         "--filter=type=container".to_owned(),
         format!("--filter=label={}={}", label::PROJECT, known.name),
     ];
-    // One service is a filter; several are several names of instances.
-    for service in &args.services {
-        words.push(format!("--filter=label={}={service}", label::SERVICE));
-    }
     words.extend(args.since.map(|time| format!("--since={time}")));
     words.extend(args.until.map(|time| format!("--until={time}")));
     words.extend(args.json.then(|| "--format=json".to_owned()));
-    crate::commands::events::run(&parse(&words)?, context)
+    let services = &args.services;
+    crate::commands::events::follow(&parse(&words)?, context, |event| {
+        let service = event.attributes.get(label::SERVICE);
+        services.is_empty() || service.is_some_and(|service| services.contains(service))
+    })
 }
