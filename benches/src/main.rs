@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod build;
 mod density;
 mod disks;
 mod engines;
@@ -44,7 +45,7 @@ struct Arguments {
     /// Take the version 2 hierarchy out of sight first, in a mount namespace unlike this one.
     #[arg(long, hide = true)]
     hide_cgroup2_unlike: Option<String>,
-    /// Which: P1, P2, P2-bridge, P2-runtimes (and P5-runtimes), P3 (and P4), P5, P5-vm, P6, P6-bridge, P7, P8, P9, P9-pull, P11, P12; all when not given.
+    /// Which: P1, P2, P2-bridge, P2-runtimes (and P5-runtimes), P3 (and P4), P5, P5-vm, P6, P6-bridge, P7, P8, P9, P9-pull, P10, P11, P12; all when not given.
     promises: Vec<String>,
 }
 
@@ -97,6 +98,7 @@ fn main() -> Result<()> {
         "P8",
         "P9",
         "P9-pull",
+        "P10",
         "P12",
     ]
     .iter()
@@ -131,6 +133,9 @@ fn main() -> Result<()> {
     }
     if wants("P6") {
         density::up_and_down(&engines, &settings, arguments.containers)?;
+    }
+    if wants("P10") {
+        build::rebuilds(&engines, &settings)?;
     }
     if wants("P6-bridge") {
         density::up_and_down_on_bridge(&engines, &settings, arguments.containers)?;

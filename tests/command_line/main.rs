@@ -127,7 +127,8 @@ fn every_help_is_printed_with_examples(world: &World) {
         "kernel",
         "template",
         "pool",
-        "network",
+        "builder",
+        "compose",
     ];
     let mut seen = 0;
     for verb in verbs(&world.isle(["--help"]).succeeds()) {

@@ -281,12 +281,17 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// The definition is for showing it: a switch is then shown without the value that it can take.
 pub static IS_FOR_HELP: AtomicBool = AtomicBool::new(false);
 
+/// Examples, below a help text.
+fn shown(examples: &str) -> String {
+    format!("Examples:\n{examples}")
+}
+
 /// What all verbs have: examples, switches as Go has them, and the last of several wins.
 fn finish(command: Command, about: &'static str, examples: &'static str) -> Command {
     let command = completion_of(command)
         .args_override_self(true)
         .about(about)
-        .after_help(format!("Examples:\n{examples}"));
+        .after_help(shown(examples));
     let command = switches(command);
     let command = command.mut_subcommands(|below| switches(completion_of(below)));
     // `-h` is the host name for `run` and `create`, as in Docker.

@@ -11,6 +11,9 @@ use crate::commands::build;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 
+pub const EXAMPLES: &str = "  isle compose build
+  isle compose build --no-cache api";
+
 /// Flags of `compose build`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -13,6 +13,10 @@ use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::output;
 
+pub const EXAMPLES: &str = "  isle compose config
+  isle compose config --services
+  isle compose config --format json";
+
 /// Flags of `compose config`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

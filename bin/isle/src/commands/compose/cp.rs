@@ -7,6 +7,9 @@ use super::words::parse;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 
+pub const EXAMPLES: &str = "  isle compose cp web:/etc/nginx/nginx.conf .
+  isle compose cp page.html web:/srv/";
+
 /// Flags of `compose cp`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

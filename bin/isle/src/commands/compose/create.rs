@@ -10,6 +10,9 @@ use crate::context::Context;
 use crate::failure::Result;
 use crate::flags::time::seconds;
 
+pub const EXAMPLES: &str = "  isle compose create
+  isle compose create --build";
+
 /// Flags of `compose create`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

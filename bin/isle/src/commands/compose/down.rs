@@ -20,6 +20,9 @@ use crate::failure::{Failure, Result};
 use crate::flags::time::seconds;
 use crate::output;
 
+pub const EXAMPLES: &str = "  isle compose down
+  isle compose down -v --rmi local";
+
 /// Flags of `compose down`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -9,6 +9,9 @@ use crate::context::Context;
 use crate::failure::Result;
 use crate::flags::time::past_moment;
 
+pub const EXAMPLES: &str = "  isle compose events --json
+  isle compose events --since 10m web api";
+
 /// Flags of `compose events`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -6,6 +6,9 @@ use crate::context::Context;
 use crate::failure::{ENGINE, Failure, Result};
 use crate::terminal::stdin_is_terminal;
 
+pub const EXAMPLES: &str = "  isle compose exec db psql -U postgres
+  isle compose exec -T web cat /etc/hostname";
+
 /// Flags of `compose exec`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -10,6 +10,8 @@ use crate::context::Context;
 use crate::failure::Result;
 use crate::output::{self, ListFlags};
 
+pub const EXAMPLES: &str = "  isle compose images";
+
 /// Flags of `compose images`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

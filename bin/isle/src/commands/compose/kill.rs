@@ -11,6 +11,8 @@ use super::session::ProjectFlags;
 use crate::context::Context;
 use crate::failure::Result;
 
+pub const EXAMPLES: &str = "  isle compose kill -s SIGHUP web";
+
 /// Flags of `compose kill`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

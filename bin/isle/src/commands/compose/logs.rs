@@ -14,6 +14,9 @@ use crate::context::Context;
 use crate::failure::Result;
 use crate::flags::time::past_moment;
 
+pub const EXAMPLES: &str = "  isle compose logs -f web
+  isle compose logs --tail 20 --since 10m";
+
 /// Flags of `compose logs`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -15,6 +15,9 @@ use crate::failure::Result;
 use crate::flags::filter::{Filters, matches_pattern};
 use crate::output::{self, ListFlags};
 
+pub const EXAMPLES: &str = "  isle compose ls
+  isle compose ls -a --format json";
+
 /// Flags of `compose ls`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

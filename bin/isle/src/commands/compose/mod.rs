@@ -75,7 +75,7 @@ macro_rules! verbs {
         #[derive(Subcommand, Debug)]
         #[allow(clippy::large_enum_variant)] // there is one of it
         enum Verb {
-            $($(#[$doc])* $variant($file::Args),)*
+            $($(#[$doc])* #[command(after_help = super::shown($file::EXAMPLES))] $variant($file::Args),)*
         }
 
         pub fn run(args: &Args, context: &Context) -> Result {

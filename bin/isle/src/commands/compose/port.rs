@@ -5,6 +5,8 @@ use super::words::parse;
 use crate::context::Context;
 use crate::failure::Result;
 
+pub const EXAMPLES: &str = "  isle compose port web 80";
+
 /// Flags of `compose port`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -17,6 +17,9 @@ use crate::flags::FlagError;
 use crate::flags::filter::Filters;
 use crate::output::{self, ListFlags, shorten};
 
+pub const EXAMPLES: &str = "  isle compose ps
+  isle compose ps -a --format json";
+
 /// Flags of `compose ps`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

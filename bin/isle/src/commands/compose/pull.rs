@@ -12,6 +12,8 @@ use super::session::ProjectFlags;
 use crate::context::Context;
 use crate::failure::{Result, report as tell};
 
+pub const EXAMPLES: &str = "  isle compose pull";
+
 /// Flags of `compose pull`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -9,6 +9,8 @@ use super::words::parse;
 use crate::context::Context;
 use crate::failure::{Result, report as tell};
 
+pub const EXAMPLES: &str = "  isle compose push api";
+
 /// Flags of `compose push`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -11,6 +11,8 @@ use crate::context::Context;
 use crate::failure::Result;
 use crate::flags::time::seconds;
 
+pub const EXAMPLES: &str = "  isle compose restart web";
+
 /// Flags of `compose restart`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

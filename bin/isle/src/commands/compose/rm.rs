@@ -13,6 +13,9 @@ use crate::context::Context;
 use crate::failure::Result;
 use crate::output;
 
+pub const EXAMPLES: &str = "  isle compose rm -f
+  isle compose rm -s -f web";
+
 /// Flags of `compose rm`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

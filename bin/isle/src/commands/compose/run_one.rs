@@ -16,6 +16,8 @@ use crate::flags::detach_keys::DetachKeys;
 use crate::output;
 use crate::terminal::{Relay, check_tty, stdin_is_terminal, window_size};
 
+pub const EXAMPLES: &str = "  isle compose run --rm api python3 -m unittest";
+
 /// Flags of `compose run`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -8,6 +8,8 @@ use super::signals::Interrupts;
 use crate::context::Context;
 use crate::failure::Result;
 
+pub const EXAMPLES: &str = "  isle compose scale worker=3";
+
 /// Flags of `compose scale`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

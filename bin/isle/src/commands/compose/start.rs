@@ -15,6 +15,8 @@ use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::flags::time::seconds;
 
+pub const EXAMPLES: &str = "  isle compose start web";
+
 /// Flags of `compose start`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -8,6 +8,8 @@ use super::words::parse;
 use crate::context::Context;
 use crate::failure::Result;
 
+pub const EXAMPLES: &str = "  isle compose stats --no-stream";
+
 /// Flags of `compose stats`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -17,6 +17,9 @@ use crate::failure::{Failure, Result};
 use crate::flags::time::seconds;
 use crate::output;
 
+pub const EXAMPLES: &str = "  isle compose stop
+  isle compose stop -t 30 db";
+
 /// Flags of `compose stop`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -10,6 +10,8 @@ use crate::context::Context;
 use crate::failure::Result;
 use crate::output;
 
+pub const EXAMPLES: &str = "  isle compose top web";
+
 /// Flags of `compose top`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

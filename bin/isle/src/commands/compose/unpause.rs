@@ -10,6 +10,8 @@ use super::session::ProjectFlags;
 use crate::context::Context;
 use crate::failure::Result;
 
+pub const EXAMPLES: &str = "  isle compose unpause web";
+
 /// Flags of `compose unpause`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -21,6 +21,11 @@ use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::flags::time::seconds;
 
+pub const EXAMPLES: &str = "  isle compose up -d --wait
+  isle compose up --build web
+  isle compose up -d --dry-run
+  isle compose up -d --scale worker=3";
+
 /// Flags of `compose up`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -11,6 +11,8 @@ use crate::context::Context;
 use crate::failure::Result;
 use crate::output;
 
+pub const EXAMPLES: &str = "  isle compose version --short";
+
 /// Flags of `compose version`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -10,6 +10,8 @@ use crate::context::Context;
 use crate::failure::Result;
 use crate::output;
 
+pub const EXAMPLES: &str = "  isle compose viz | dot -Tsvg > project.svg";
+
 /// Flags of `compose viz`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

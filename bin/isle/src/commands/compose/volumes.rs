@@ -8,6 +8,8 @@ use crate::context::Context;
 use crate::failure::Result;
 use crate::output::{self, Format};
 
+pub const EXAMPLES: &str = "  isle compose volumes";
+
 /// Flags of `compose volumes`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

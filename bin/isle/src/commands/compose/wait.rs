@@ -10,6 +10,8 @@ use crate::context::Context;
 use crate::failure::Result;
 use crate::output;
 
+pub const EXAMPLES: &str = "  isle compose wait worker";
+
 /// Flags of `compose wait`.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -19,6 +19,8 @@ use crate::commands::{cp, exec};
 use crate::context::Context;
 use crate::failure::{Failure, Result, report};
 
+pub const EXAMPLES: &str = "  isle compose watch";
+
 /// Flags of `compose watch`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
