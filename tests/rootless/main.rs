@@ -84,7 +84,7 @@ fn an_instance_runs_and_its_root_is_the_user(world: &World) {
 
 fn every_verb_works_on_an_instance(world: &World) {
     let script =
-        "echo started; echo other >/etc/other; trap 'exit 3' TERM; while :; do sleep 0.1; done";
+        "trap 'exit 3' TERM; echo other >/etc/other; echo started; while :; do sleep 0.1; done";
     world.background("web", &[], &["sh", "-c", script]);
     world.wait_for_log("web", "started");
     let exec = world.isle(["exec", "web", "cat", "/etc/other"]).succeeds();
@@ -118,7 +118,11 @@ fn every_verb_works_on_an_instance(world: &World) {
     assert_eq!(inside, "other");
     world.isle(["rename", "web", "renamed"]).succeeds();
     world.isle(["restart", "-t", "5", "renamed"]).succeeds();
-    world.wait_for_status("renamed", "running");
+    // It has begun to listen to signals again.
+    wait_for("its second beginning", || {
+        let log = world.isle(["logs", "renamed"]).succeeds();
+        log.matches("started").count() == 2
+    });
     world.isle(["stop", "renamed"]).succeeds();
     assert_eq!(world.isle(["wait", "renamed"]).succeeds(), "3");
     world.isle(["start", "renamed"]).succeeds();
