@@ -210,7 +210,9 @@ fn what_is_published_on_an_address_is_published_there_alone() {
         assert!(host.outside.ask(at("192.0.2.1:8080")).is_err());
         assert!(host.outside.ask(at("192.0.2.1:8081")).is_ok());
         assert!(host.host.ask(at("127.0.0.1:8081")).is_err());
-        assert!(host.outside.ask(at("[2001:db8::1]:8082")).is_ok());
+        // The first word on a cable of IPv6 may be lost while its end looks for the other.
+        let six = || host.outside.ask(at("[2001:db8::1]:8082"));
+        assert!((0..5).any(|_| six().is_ok()));
 
         // What listens there is the host's own affair too.
         let local = host.host.udp(at("127.0.0.1:90"));

@@ -171,8 +171,8 @@ impl Pool {
     }
 
     /// Starts copies until as many wait as were asked for, and ends what is too many, or was left by a
-    /// filler that was killed. Returns how many it has started; 0 also when another process fills the same
-    /// pool now.
+    /// filler that was killed. Returns how many it has started. Waits for another process that fills the same pool:
+    /// that one may have counted before the last one was taken.
     ///
     /// # Errors
     /// [`PoolError`]; those that wait already stay.
@@ -187,9 +187,7 @@ impl Pool {
         if self.size(&name) == 0 {
             return Ok(0);
         }
-        let Some(_lock) = lock(&folder, FlockOperation::NonBlockingLockExclusive)? else {
-            return Ok(0);
-        };
+        let _lock = lock(&folder, FlockOperation::LockExclusive)?;
         self.tidy(&folder)?;
         let mut started = 0;
         loop {
