@@ -21,9 +21,19 @@ pub const EXAMPLES: &str = "  isle stats
 /// Flags of `stats`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
+    #[command(flatten)]
+    pub shown: Shown,
+    /// Names or ids; all that run when not given
+    #[arg(value_name = "CONTAINER")]
+    pub instances: Vec<String>,
+}
+
+/// What is shown, and how.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Shown {
     /// Also those that do not run
     #[arg(short, long)]
-    all: bool,
+    pub all: bool,
     /// A template, table TEMPLATE, or json
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
@@ -33,9 +43,6 @@ pub struct Args {
     /// Do not shorten ids
     #[arg(long)]
     no_trunc: bool,
-    /// Names or ids; all that run when not given
-    #[arg(value_name = "CONTAINER")]
-    instances: Vec<String>,
 }
 
 /// The columns without template: those of Docker, and where there is a virtual machine what it costs the host.
@@ -62,14 +69,14 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 
 pub fn run(args: &Args, context: &Context) -> Result {
     let list = ListFlags {
-        format: args.format.as_deref(),
+        format: args.shown.format.as_deref(),
         only: None,
         without_titles: false,
     };
     // A mistake in a template is told before a reading is waited for.
     list.listing(&COLUMNS[..DEFAULT])?;
     let engine = context.engine()?;
-    let is_screen = !args.no_stream && rustix::termios::isatty(std::io::stdout());
+    let is_screen = !args.shown.no_stream && rustix::termios::isatty(std::io::stdout());
     let mut before = readings(engine, args)?;
     loop {
         std::thread::sleep(INTERVAL);
@@ -79,7 +86,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
             .map(|(instance, stats)| {
                 let earlier = before.iter().find(|(other, _)| other.id == instance.id);
                 let earlier = earlier.and_then(|(_, stats)| stats.as_ref());
-                row(instance, earlier, stats.as_ref(), args.no_trunc)
+                row(instance, earlier, stats.as_ref(), args.shown.no_trunc)
             })
             .collect();
         let has_machine = now
@@ -91,7 +98,7 @@ pub fn run(args: &Args, context: &Context) -> Result {
             true => output::print(&format!("{CLEAR}{text}"))?,
             false => output::print(&text)?,
         }
-        if args.no_stream {
+        if args.shown.no_stream {
             return Ok(ExitCode::SUCCESS);
         }
         before = now;
@@ -112,7 +119,7 @@ fn readings(engine: &Engine, args: &Args) -> Result<Vec<Reading>> {
     let mut readings = Vec::new();
     for instance in instances {
         let runs = matches!(instance.state.status, Status::Running | Status::Paused);
-        if !runs && !args.all && !named {
+        if !runs && !args.shown.all && !named {
             continue;
         }
         // One that ends just now has no reading: it is shown with dashes, as one that is stopped.
